@@ -1,0 +1,7 @@
+"""The app of users, roles and tokens."""
+
+from django.apps import AppConfig
+
+
+class AccountsConfig(AppConfig):
+    name = "accounts"

@@ -1,0 +1,5 @@
+"""Paths of audit."""
+
+from django.urls import URLPattern
+
+urlpatterns: list[URLPattern] = []

@@ -1,0 +1,1 @@
+"""Engines we start and stop: plugins, lifecycle, supervisor, GPU, operations."""

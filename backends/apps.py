@@ -1,0 +1,7 @@
+"""The app of engines we start and stop."""
+
+from django.apps import AppConfig
+
+
+class BackendsConfig(AppConfig):
+    name = "backends"

@@ -1,0 +1,232 @@
+"""What an engine plugin is.
+
+A plugin says *what* to run and how to read it; its caller owns time-outs, retries, clean-up and the
+database. Methods are synchronous, called from worker and observer threads, never on the event
+loop. A method may raise ``httpx.HTTPError`` or ``OSError`` for an engine that does not answer, and
+the errors of ``backends.errors`` for what a person should read; anything else is a bug in the plugin
+and is logged as one.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.fields import FieldInfo
+
+
+class Options(BaseModel):
+    """Base of every plugin's ``Options``: types, bounds, defaults and help in one place.
+
+    Field names are ``camelCase`` (they are the keys of ``etc/llm-backend.json``). Per-field facts go
+    into ``json_schema_extra``: ``{"secret": True}`` for values never shown again,
+    ``{"restart": True}`` for values that need a restart, ``{"group": "…"}`` for the settings form,
+    ``{"unit": "…"}``.
+    """
+
+    model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True)
+
+    @classmethod
+    def fields_with(cls, fact: str) -> frozenset[str]:
+        """Return the names of the fields whose ``json_schema_extra`` has a true ``fact``."""
+        return frozenset(name for name, info in cls.model_fields.items() if _fact(info, fact))
+
+
+def _fact(info: FieldInfo, fact: str) -> bool:
+    extra = info.json_schema_extra
+    return bool(extra.get(fact)) if isinstance(extra, dict) else False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What an engine can do, beyond starting and stopping."""
+
+    #: Gives GPU memory back without dying (unload, sleep).
+    park: bool = False
+    #: Downloads models by itself on request.
+    pull: bool = False
+    #: Deletes models.
+    delete: bool = False
+    #: Serves several models from one process.
+    many_models: bool = False
+    #: Speaks the OpenAI API under ``/v1``.
+    openai_api: bool = True
+    #: Constrains decoding to a JSON Schema.
+    structured_output: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detection:
+    """What was found on this machine."""
+
+    installed: bool
+    version: str = ""
+    #: Folder or binary that was found.
+    path: str = ""
+    #: Why it is not installed, or not usable, and what to do; empty when all is well.
+    reason: str = ""
+    #: 0 to 1 while an installation is running, else None.
+    installing: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """A model on this machine that the engine can serve."""
+
+    id: str
+    path: str
+    size_bytes: int
+    #: Why it cannot be served although it is there; empty when it can.
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """A reason why the engine cannot be started as asked."""
+
+    message: str
+    #: Option at fault, if one is.
+    option: str | None = None
+    code: str = "preflight_failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """Everything needed to start the engine's process. Built from options, compared to see what changed."""
+
+    argv: tuple[str, ...]
+    #: Added to a clean environment; ``TMPDIR`` is the caller's.
+    env: dict[str, str] = field(default_factory=dict)
+    #: The same, for values that must not be written to disk or logs.
+    secret_env: dict[str, str] = field(default_factory=dict, repr=False)
+    host: str
+    port: int
+    #: Name the engine will answer to, as ``model`` in requests and in ``/v1/models``.
+    served_model: str
+    #: Seconds allowed from spawn to ready.
+    start_timeout: float = 600.0
+    #: Seconds between TERM and KILL.
+    stop_timeout: float = 10.0
+
+    @property
+    def endpoint(self) -> str:
+        """Base URL of the engine, without a trailing slash."""
+        host = "127.0.0.1" if self.host in {"0.0.0.0", "::"} else self.host  # noqa: S104
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A running engine to talk to."""
+
+    endpoint: str
+    served_model: str = ""
+    api_key: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a start is, read from the engine's log."""
+
+    #: 0 to 1.
+    fraction: float
+    #: A phrase for a person: "loading weights".
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metrics:
+    """Gauges read from a running engine; None where the engine does not say."""
+
+    running: int | None = None
+    waiting: int | None = None
+    kv_cache_usage: float | None = None
+    prompt_tokens_total: float | None = None
+    generation_tokens_total: float | None = None
+
+
+class Engine(ABC):
+    """One kind of engine. Instances hold no state; one is made per registry."""
+
+    #: Name in URLs, files and the database: ``vllm``.
+    name: ClassVar[str]
+    #: Name for people: ``vLLM``.
+    title: ClassVar[str]
+    Options: ClassVar[type[Options]]
+    capabilities: ClassVar[Capabilities] = Capabilities()
+
+    @abstractmethod
+    def detect(self) -> Detection:
+        """Say whether the engine is installed here. Called at any time; takes under 100 ms; no network."""
+
+    @abstractmethod
+    def models(self, options: Any) -> list[ModelInfo]:
+        """List the complete models on this machine. Called at any time; no network."""
+
+    @abstractmethod
+    def preflight(self, options: Any) -> list[Problem]:
+        """Say why a start with ``options`` cannot work; an empty list means go.
+
+        Called before anything is touched, so it must not change anything. The port is checked by the
+        caller. Takes under 2 s.
+        """
+
+    @abstractmethod
+    def launch(self, options: Any) -> Launch:
+        """Build the command. Pure: same options on the same machine, same answer."""
+
+    @abstractmethod
+    def is_ready(self, target: Target, *, timeout: float) -> bool:
+        """Say whether the engine answers *and* serves ``target.served_model``.
+
+        Called every 50 ms from spawn on, so refused connections are the normal case: return False.
+        Whether the answer came from our own process is the caller's to check.
+        """
+
+    @abstractmethod
+    def is_healthy(self, target: Target, *, timeout: float) -> bool:
+        """Say whether a running engine still answers. Called about once a second."""
+
+    @abstractmethod
+    def loaded_model(self, target: Target, *, timeout: float) -> str | None:
+        """Return the model in memory now, or None."""
+
+    @abstractmethod
+    def version(self, target: Target, *, timeout: float) -> str:
+        """Return the running engine's version."""
+
+    @abstractmethod
+    def warm_up(self, target: Target, *, timeout: float) -> None:
+        """Generate one token and check that there is an answer. Raises on a wrong or missing one."""
+
+    def metrics(self, target: Target, *, timeout: float) -> Metrics:  # noqa: ARG002
+        """Return the running engine's gauges. Engines without any keep this default."""
+        return Metrics()
+
+    @abstractmethod
+    def progress(self, log_tail: Sequence[str]) -> Progress | None:
+        """Read how far a start is from the last lines of its log; None when they do not say."""
+
+    @abstractmethod
+    def failure_reason(self, log_tail: Sequence[str]) -> str:
+        """Return the line of the log that says why it failed, cleaned for a person; empty if none does."""
+
+    def install(self, report: "InstallReport") -> None:
+        """Install the engine on this machine, resumable. Engines installed otherwise keep this default."""
+        msg = f"{self.title} is not installed by mh; see docs/how-to."
+        raise NotImplementedError(msg)
+
+
+class InstallReport(ABC):
+    """Where an installation says how far it is."""
+
+    @abstractmethod
+    def __call__(self, fraction: float, message: str) -> None:
+        """Report 0 to 1 of the whole, and what is being done."""
+
+
+def engine_folder(home: Path, backend: str) -> Path:
+    """Return the folder that holds a backend's starts: one subfolder per start."""
+    return home / "engines" / backend

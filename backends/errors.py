@@ -1,0 +1,97 @@
+"""Errors of backends.
+
+MhError
+├── NotFound         ── UnknownBackend, UnknownOperation, UnknownModel
+├── Conflict         ── OperationConflict, OperationLost
+├── Invalid          ── InvalidOptions, PreflightFailed
+├── Unavailable      ── WorkerUnavailable, BackendNotRunning
+└── UpstreamFailed   ── StartFailed, StopFailed, EngineNotInstalled
+"""
+
+from accounts.errors import Conflict, Invalid, NotFound, Unavailable, UpstreamFailed
+
+
+class UnknownBackend(NotFound):
+    """No backend has this name."""
+
+    code = "backend_not_found"
+
+
+class UnknownOperation(NotFound):
+    """No operation has this id."""
+
+    code = "operation_not_found"
+
+
+class UnknownModel(NotFound):
+    """The engine does not have this model."""
+
+    code = "model_not_found"
+
+
+class OperationConflict(Conflict):
+    """Another operation stands in the way."""
+
+    code = "operation_conflict"
+
+
+class OperationCancelled(Conflict):
+    """The operation was asked to stop."""
+
+    code = "operation_cancelled"
+
+
+class OperationLost(Conflict):
+    """Another runner has taken the operation over; this one must let go."""
+
+    code = "operation_lost"
+
+
+class InvalidOptions(Invalid):
+    """An option is unknown, of the wrong type or out of bounds."""
+
+    code = "invalid_options"
+
+
+class PreflightFailed(Invalid):
+    """The engine cannot be started as asked; nothing was touched."""
+
+    code = "preflight_failed"
+
+
+class EngineNotInstalled(Conflict):
+    """The engine is not installed on this machine."""
+
+    code = "engine_not_installed"
+
+
+class WorkerUnavailable(Unavailable):
+    """No worker of the GPU machine is running."""
+
+    code = "worker_unavailable"
+
+
+class BackendNotRunning(Unavailable):
+    """The backend that should answer is not running."""
+
+    code = "backend_not_running"
+
+
+class StartFailed(UpstreamFailed):
+    """The engine's process ended, or was not ready in time.
+
+    ``detail`` is the engine's own reason, for the owner; ``message`` is for everybody.
+    """
+
+    code = "start_failed"
+    retryable = False
+
+    def __init__(self, message: str, *, detail: str = "") -> None:
+        super().__init__(message)
+        self.detail = detail
+
+
+class StopFailed(UpstreamFailed):
+    """Processes or memory of the engine are still there after the bounded wait."""
+
+    code = "stop_failed"

@@ -1,0 +1,158 @@
+"""Rows about backends and the operations on them. All writes are in ``backends.services``."""
+
+import uuid
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+
+from backends.lifecycle import State
+
+
+class Backend(models.Model):
+    """One engine this site operates: ``vllm``, ``ollama``."""
+
+    name = models.SlugField(primary_key=True)
+    engine = models.CharField(max_length=64, help_text="name of the engine plugin")
+    node = models.CharField(max_length=255, help_text="GPU machine it runs on")
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
+    )
+    #: Values that differ from the engine's defaults, by option name; secrets are not among them.
+    options = models.JSONField(default=dict, blank=True)
+    #: Fernet token over a JSON object of the secret options.
+    secrets = models.TextField(default="", blank=True)
+    auto_start = models.BooleanField(default=False)
+
+    state = models.CharField(
+        max_length=16, choices=[(s.value, s.value) for s in State], default=State.STOPPED
+    )
+    state_since = models.DateTimeField(null=True, blank=True)
+    #: Which start this is: names its folder under ``MH_HOME/engines/<backend>/``. Empty when stopped.
+    instance_id = models.CharField(max_length=64, default="", blank=True)
+    endpoint = models.CharField(max_length=255, default="", blank=True)
+    model = models.CharField(max_length=512, default="", blank=True)
+    version = models.CharField(max_length=64, default="", blank=True)
+    attached = models.BooleanField(default=False)
+    #: Why the state is ``failed`` or ``degraded``, for everybody, and the engine's own line, for its owner.
+    failure = models.TextField(default="", blank=True)
+    failure_detail = models.TextField(default="", blank=True)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Switchboard(models.Model):
+    """The one row of site-wide choices."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
+    active_backend = models.ForeignKey(
+        Backend, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
+    )
+    startup_behavior = models.CharField(max_length=16, default="auto")
+    deployment_mode = models.CharField(max_length=16, default="local")
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=Q(id=1), name="one_switchboard")]
+
+    def __str__(self) -> str:
+        return "switchboard"
+
+
+class OperationState(models.TextChoices):
+    """How far an operation is."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    ROLLED_BACK = "rolled_back"
+    CANCELLED = "cancelled"
+
+
+#: States of an operation that has not ended.
+OPEN_OPERATION_STATES = (OperationState.QUEUED, OperationState.RUNNING)
+
+
+class OperationKind(models.TextChoices):
+    """What an operation does."""
+
+    START = "start"
+    STOP = "stop"
+    RESTART = "restart"
+
+
+class Operation(models.Model):
+    """One requested change, run by the worker of its GPU machine."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    kind = models.CharField(max_length=16, choices=OperationKind.choices)
+    backend = models.ForeignKey(Backend, on_delete=models.CASCADE, related_name="operations")
+    from_backend = models.CharField(max_length=64, default="", blank=True)
+    node = models.CharField(max_length=255)
+    state = models.CharField(
+        max_length=16, choices=OperationState.choices, default=OperationState.QUEUED
+    )
+    #: What was asked: ``{"model"?, "options"?}``, validated; no secrets.
+    request = models.JSONField(default=dict, blank=True)
+    progress = models.FloatField(default=0.0, help_text="0 to 1")
+    eta_seconds = models.FloatField(null=True, blank=True)
+    requested_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
+    )
+    requested_by_name = models.CharField(max_length=150)
+    request_id = models.CharField(max_length=128, default="", blank=True)
+    source_address = models.CharField(max_length=64, default="", blank=True)
+    error = models.JSONField(null=True, blank=True, help_text='{"message", "code", "detail"}')
+    cancel_requested = models.BooleanField(default=False)
+    #: Which runner holds it, and when that runner was last heard of.
+    runner = models.CharField(max_length=64, default="", blank=True)
+    heartbeat_at = models.DateTimeField(null=True, blank=True)
+    created_at = models.DateTimeField(db_index=True)
+    started_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["node"],
+                condition=Q(state=OperationState.RUNNING),
+                name="one_running_operation_per_node",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.backend_id} ({self.state})"
+
+
+class StepState(models.TextChoices):
+    """How far a step is."""
+
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+class OperationStep(models.Model):
+    """One step of an operation, recorded before and after it is taken."""
+
+    operation = models.ForeignKey(Operation, on_delete=models.CASCADE, related_name="steps")
+    name = models.CharField(max_length=32)
+    state = models.CharField(max_length=16, choices=StepState.choices, default=StepState.RUNNING)
+    message = models.TextField(default="", blank=True)
+    started_at = models.DateTimeField()
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["id"]
+        constraints = [
+            models.UniqueConstraint(fields=["operation", "name"], name="one_row_per_step")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.state})"

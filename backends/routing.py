@@ -1,0 +1,5 @@
+"""Websocket paths of backends."""
+
+from django.urls import URLPattern
+
+websocket_urlpatterns: list[URLPattern] = []

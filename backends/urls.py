@@ -1,0 +1,5 @@
+"""Paths of backends."""
+
+from django.urls import URLPattern
+
+urlpatterns: list[URLPattern] = []

@@ -1,0 +1,203 @@
+"""Settings of the site. Every name starting with ``MH_`` is documented in docs/reference/settings.md."""
+
+import socket
+from datetime import timedelta
+from pathlib import Path
+
+import environ
+import structlog
+
+from mhsite import home
+
+env = environ.Env()
+
+BASE_DIR = home.REPOSITORY
+MH_HOME: Path = home.home()
+MH_CACHE: Path = home.cache()
+MH_HOST: str = env.str("MH_HOST", "127.0.0.1")
+MH_PORT: int = env.int("MH_PORT", 8080)
+MH_NODE: str = env.str("MH_NODE", socket.gethostname() or "local")
+MH_ASGI: str = env.str("MH_ASGI", "uvicorn")
+MH_ENGINES_ON_EXIT: str = env.str("MH_ENGINES_ON_EXIT", "stop")
+MH_DEMO: bool = env.bool("MH_DEMO", True)
+#: Largest request body the site reads, in bytes; above it the answer is 413.
+MH_MAX_BODY_BYTES: int = env.int("MH_MAX_BODY_BYTES", 20 * 1024 * 1024)
+MH_MODELS_DIRS: list[str] = env.list("MH_MODELS_DIRS", default=[])
+
+SECRET_KEY = home.secret_key()
+DEBUG = env.bool("MH_DEBUG", False)
+MH_HTTPS: bool = env.bool("MH_HTTPS", False)
+
+ALLOWED_HOSTS = env.list("MH_ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]", MH_HOST])
+CSRF_TRUSTED_ORIGINS = env.list("MH_CSRF_TRUSTED_ORIGINS", default=[])
+MH_CORS_ORIGINS = env.list("MH_CORS_ORIGINS", default=[])
+
+INSTALLED_APPS = [
+    "daphne",
+    "unfold",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "channels",
+    "rest_framework",
+    "knox",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "django_structlog",
+    "accounts",
+    "audit",
+    "backends",
+    "router",
+    "mhsite",
+]
+
+MIDDLEWARE = [
+    "mhsite.middleware.request_context",
+    "mhsite.middleware.errors_as_json",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "mhsite.middleware.TokenAwareCsrfMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "mhsite.urls"
+ASGI_APPLICATION = "mhsite.asgi.application"
+APPEND_SLASH = False
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+DATABASES = {"default": env.db_url("DATABASE_URL", default=f"sqlite:///{MH_HOME}/mh.sqlite3")}
+if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
+    # Web and worker write at once: take the write lock at BEGIN, and wait for it instead of failing.
+    DATABASES["default"]["OPTIONS"] = {
+        "transaction_mode": "IMMEDIATE",
+        "timeout": 20,
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON;",
+    }
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+#: Empty means the embedded Valkey on its unix socket.
+MH_REDIS_EMBEDDED: bool = not env.str("REDIS_URL", "")
+REDIS_URL: str = env.str("REDIS_URL", "") or f"unix://{home.broker_socket()}"
+
+CHANNEL_LAYERS = {
+    "default": {
+        "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+        "CONFIG": {"hosts": [{"address": REDIS_URL}], "prefix": "mh"},
+    }
+}
+
+CELERY_BROKER_URL = REDIS_URL.replace("unix://", "redis+socket://", 1)
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_connect_timeout": 2, "max_retries": 1}
+CELERY_TASK_DEFAULT_QUEUE = f"gpu.{MH_NODE}"
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+
+AUTH_USER_MODEL = "accounts.User"
+KNOX_TOKEN_MODEL = "accounts.Token"
+REST_KNOX = {
+    "TOKEN_TTL": timedelta(days=365),
+    "AUTH_HEADER_PREFIX": "Bearer",
+    "TOKEN_PREFIX": "mh_",
+    "AUTO_REFRESH": False,
+}
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+LOGIN_URL = "admin:login"
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "accounts.authentication.BearerAuthentication",
+        "accounts.authentication.SessionAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "mhsite.middleware.rest_exception",
+    "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "mh",
+    "DESCRIPTION": "A switchboard for the LLM engines on your own GPU machine.",
+    "VERSION": "0.1.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "REDOC_DIST": "SIDECAR",
+}
+
+LANGUAGE_CODE = "en-us"
+TIME_ZONE = "UTC"
+USE_I18N = False
+USE_TZ = True
+STATIC_URL = "/static/"
+STATIC_ROOT = MH_HOME / "static"
+WHITENOISE_USE_FINDERS = True
+
+# Security: loopback and plain HTTP by default; MH_HTTPS=1 behind a TLS proxy turns on the rest.
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = "Lax"
+SESSION_COOKIE_SECURE = MH_HTTPS
+CSRF_COOKIE_SECURE = MH_HTTPS
+CSRF_FAILURE_VIEW = "mhsite.middleware.csrf_failure"
+SECURE_SSL_REDIRECT = MH_HTTPS
+SECURE_HSTS_SECONDS = 31536000 if MH_HTTPS else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = MH_HTTPS
+SECURE_HSTS_PRELOAD = MH_HTTPS
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if MH_HTTPS else None
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+DATA_UPLOAD_MAX_MEMORY_SIZE = MH_MAX_BODY_BYTES
+
+MH_LOG_JSON: bool = env.bool("MH_LOG_JSON", False)
+_SHARED_PROCESSORS = [
+    structlog.contextvars.merge_contextvars,
+    structlog.processors.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso"),
+]
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "default": {
+            "()": structlog.stdlib.ProcessorFormatter,
+            "processor": structlog.processors.JSONRenderer()
+            if MH_LOG_JSON
+            else structlog.dev.ConsoleRenderer(colors=False),
+            "foreign_pre_chain": _SHARED_PROCESSORS,
+        }
+    },
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "default"}},
+    "root": {"handlers": ["console"], "level": env.str("MH_LOG_LEVEL", "INFO")},
+    "loggers": {"httpx": {"level": "WARNING"}, "django.channels.server": {"level": "WARNING"}},
+}
+structlog.configure(
+    processors=[*_SHARED_PROCESSORS, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+    logger_factory=structlog.stdlib.LoggerFactory(),
+    cache_logger_on_first_use=True,
+)

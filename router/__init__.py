@@ -1,0 +1,1 @@
+"""Who answers a role: registry, resolution, provider adapters, chat surfaces."""

@@ -1,0 +1,7 @@
+"""The app of who answers a role."""
+
+from django.apps import AppConfig
+
+
+class RouterConfig(AppConfig):
+    name = "router"

@@ -1,0 +1,5 @@
+"""Paths of router."""
+
+from django.urls import URLPattern
+
+urlpatterns: list[URLPattern] = []
