@@ -1,0 +1,678 @@
+"""A fake vLLM 0.32: a real process with its HTTP, its log, its child process, and its bad habits.
+
+It is no engine: it answers with canned words. Run it as
+
+    python tests/fakes/fake_vllm.py --port 8000 --served-model-name demo [--behaviour cut-after=3]
+
+Arguments of the real server that it does not know are ignored, so it can take the place of
+``-m vllm.entrypoints.openai.api_server``. More arguments may come in the environment variable
+``FAKE_VLLM_ARGS``. Behaviours can be changed while it runs: ``POST /_fake/behaviour
+{"behaviour": ["cut-after=3"], "token_delay": 0.1}``. ``GET /_fake/state`` says what it saw.
+
+Behaviours (``--behaviour`` may be given several times):
+
+=================== ==========================================================================
+``error-after=N``   after N tokens an error frame and then ``[DONE]``, under HTTP 200
+``cut-after=N``     after N tokens the connection is cut in the middle of the chunked body
+``end-after=N``     after N tokens the body ends cleanly, without finish reason or ``[DONE]``
+``no-done``         a finish reason, and then no ``[DONE]``
+``crash-after=N``   after N tokens the process is gone (status 0, as the real one)
+``silent-after=N``  after N tokens nothing more, the connection stays
+``silent``          requests are accepted and never answered
+``status=CODE``     every request is refused with this status
+``html``            every request is answered with a page of HTML under 502
+``reasoning``       thinks before it answers (``delta.reasoning``)
+``reasoning-old``   the same as older engines name it (``delta.reasoning_content``)
+``tool``            answers with a tool call
+``split``           frames are cut at arbitrary bytes, inside characters too
+``unhealthy``       ``/health`` answers 503
+``hang-on-term``    TERM frees the port, and the process stays while a client is connected
+``ignore-term``     TERM does nothing
+``child-ignores-term`` the engine core does not hear TERM
+``child-own-session``  the engine core runs in a session of its own
+``exit=CASE``       ends at start with a real vLLM's log: see ``BAD_STARTS``
+=================== ==========================================================================
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+VERSION = "0.32.0+fake"
+
+#: What the real server writes last, and its exit status, by case.
+BAD_STARTS: dict[str, tuple[int, list[str]]] = {
+    "error": (
+        1,
+        [
+            "(EngineCore pid={pid}) ERROR 01-01 00:00:02 [core.py:1042] EngineCore failed to start.",
+            (
+                "(EngineCore pid={pid}) ERROR 01-01 00:00:02 [core.py:1042] ValueError: To serve at least "
+                "one request with the models's max seq len (2048), (0.05 GiB KV cache is needed, which is "
+                "larger than the available KV cache memory (0.01 GiB)."
+            ),
+            (
+                "(APIServer pid={pid}) RuntimeError: Engine core initialization failed. "
+                "See root cause above. Failed core proc(s): {{}}"
+            ),
+        ],
+    ),
+    "value": (
+        1,
+        [
+            "(APIServer pid={pid}) pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig",
+            (
+                "(APIServer pid={pid})   Value error, User-specified max_model_len (99999) is greater than the "
+                "derived max_model_len (max_position_embeddings=8192). [type=value_error, input_value=ArgsKwargs(())]"
+            ),
+            "(APIServer pid={pid})     For further information visit https://errors.pydantic.dev/2.14/v/value_error",
+        ],
+    ),
+    "usage": (2, ["vllm: error: unrecognized arguments: --no-such-flag"]),
+    "port": (1, ["(APIServer pid={pid}) OSError: [Errno 98] Address already in use"]),
+    "memory": (
+        1,
+        [
+            "(Worker pid={pid}) ERROR 01-01 00:00:02 [multiproc_executor.py:800] WorkerProc failed to start.",
+            (
+                "(EngineCore pid={pid}) ValueError: Available memory on node 0 (0.5/8.0 GiB) on startup is less "
+                "than desired CPU memory utilization (0.92, 7.36 GiB)."
+            ),
+        ],
+    ),
+}
+
+PROGRESS = (
+    "INFO 01-01 00:00:00 [utils.py:233] non-default args: {{'model': '{model}', 'port': {port}}}",
+    "INFO 01-01 00:00:00 [model.py:530] Resolved architecture: LlamaForCausalLM",
+    "INFO 01-01 00:00:00 [core.py:96] Initializing a V1 LLM engine (v0.32.0) with config: model='{model}'",
+    "INFO 01-01 00:00:00 [cpu_model_runner.py:56] Starting to load model {model}...",
+    "INFO 01-01 00:00:00 [default_loader.py:293] Loading weights took 0.05 seconds",
+    "INFO 01-01 00:00:00 [core.py:272] init engine (profile, create kv cache, warmup model) took 0.31 seconds",
+    "INFO 01-01 00:00:00 [api_server.py:1325] Starting vLLM server on http://{host}:{port}",
+)
+
+
+@dataclass
+class Counts:
+    """What happened to requests so far. ``running`` is how many are being generated now."""
+
+    started: int = 0
+    finished: int = 0
+    aborted: int = 0
+    failed: int = 0
+    running: int = 0
+    tokens: int = 0
+    prompt_tokens: int = 0
+    #: The last request's body and headers, for tests that look at what was sent.
+    last: dict[str, Any] = field(default_factory=dict)
+    last_headers: dict[str, str] = field(default_factory=dict)
+
+
+class Behaviour:
+    """The habits asked for: ``has("cut-after")``, ``number("cut-after")``."""
+
+    def __init__(self, words: list[str]) -> None:
+        self._words = dict(word.partition("=")[::2] for word in words)
+
+    def has(self, name: str) -> bool:
+        return name in self._words
+
+    def text(self, name: str, default: str = "") -> str:
+        return self._words.get(name, "") or default
+
+    def number(self, name: str, default: int = 3) -> int:
+        return int(self._words.get(name) or default)
+
+
+class CutError(Exception):
+    """Stop writing here and cut the connection."""
+
+
+class EndError(Exception):
+    """Stop writing here and end the body cleanly."""
+
+
+def log(source: str, line: str) -> None:
+    print(f"({source} pid={os.getpid()}) {line}", file=sys.stderr, flush=True)
+
+
+def error(status: int, message: str, kind: str, param: str | None = None) -> web.Response:
+    body = {"error": {"message": message, "type": kind, "param": param, "code": status}}
+    return web.json_response(body, status=status)
+
+
+class FakeVllm:
+    """One fake engine."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        self.names: list[str] = arguments.served_model_name or [arguments.model]
+        self.behaviour = Behaviour(arguments.behaviour)
+        self.token_delay: float = arguments.token_delay
+        self.counts = Counts()
+        self.dead = False
+        self.stopping = asyncio.Event()
+        self.child: subprocess.Popen[bytes] | None = None
+
+    # -- the HTTP face
+
+    def application(self) -> web.Application:
+        app = web.Application(client_max_size=64 << 20, middlewares=[self._guard])
+        app.router.add_get("/health", self._health)
+        app.router.add_get("/version", self._version)
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_post("/v1/completions", self._completion)
+        app.router.add_get("/_fake/state", self._state)
+        app.router.add_post("/_fake/behaviour", self._behave)
+        return app
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        key = self.arguments.api_key or os.environ.get("VLLM_API_KEY")
+        given = request.headers.get("Authorization", "")
+        if key and request.path.startswith("/v1") and given != f"Bearer {key}":
+            return web.json_response({"error": "Unauthorized"}, status=401)
+        try:
+            response: web.StreamResponse = await handler(request)
+        except web.HTTPException as exc:
+            return web.json_response({"detail": exc.reason}, status=exc.status)
+        return response
+
+    async def _health(self, _request: web.Request) -> web.Response:
+        return web.Response(status=503 if self.dead or self.behaviour.has("unhealthy") else 200)
+
+    async def _version(self, _request: web.Request) -> web.Response:
+        return web.json_response({"version": VERSION})
+
+    async def _models(self, _request: web.Request) -> web.Response:
+        cards = [
+            {
+                "id": name,
+                "object": "model",
+                "created": int(time.time()),
+                "owned_by": "vllm",
+                "root": self.arguments.model,
+                "parent": None,
+                "max_model_len": self.arguments.max_model_len,
+                "permission": [],
+            }
+            for name in self.names
+        ]
+        return web.json_response({"object": "list", "data": cards})
+
+    async def _metrics(self, _request: web.Request) -> web.Response:
+        label = f'{{engine="0",model_name="{self.names[0]}"}}'
+        gauges = {
+            "num_requests_running": self.counts.running,
+            "num_requests_waiting": 0,
+            "kv_cache_usage_perc": 0.01 * self.counts.running,
+        }
+        counters = {
+            "prompt_tokens_total": self.counts.prompt_tokens,
+            "generation_tokens_total": self.counts.tokens,
+        }
+        lines: list[str] = []
+        for name, value in {**gauges, **counters}.items():
+            kind = "counter" if name in counters else "gauge"
+            lines += [f"# TYPE vllm:{name} {kind}", f"vllm:{name}{label} {float(value)}"]
+        for state, value in (("awake", 1), ("weights_offloaded", 0), ("discard_all", 0)):
+            labels = f'engine="0",model_name="{self.names[0]}",sleep_state="{state}"'
+            lines.append(f"vllm:engine_sleep_state{{{labels}}} {float(value)}")
+        for reason, value in (("stop", self.counts.finished), ("abort", self.counts.aborted)):
+            labels = f'engine="0",finished_reason="{reason}",model_name="{self.names[0]}"'
+            lines.append(f"vllm:request_success_total{{{labels}}} {float(value)}")
+        return web.Response(text="\n".join(lines) + "\n", content_type="text/plain")
+
+    async def _state(self, _request: web.Request) -> web.Response:
+        return web.json_response({**self.counts.__dict__, "pid": os.getpid()})
+
+    async def _behave(self, request: web.Request) -> web.Response:
+        wanted = await request.json()
+        self.behaviour = Behaviour(wanted.get("behaviour", []))
+        self.token_delay = wanted.get("token_delay", self.token_delay)
+        return web.json_response({})
+
+    # -- generation
+
+    async def _body(self, request: web.Request) -> dict[str, Any] | web.Response:
+        if self.behaviour.has("html"):
+            page = "<html><h1>502 Bad Gateway</h1></html>"
+            return web.Response(status=502, text=page, content_type="text/html")
+        if self.behaviour.has("status"):
+            status = self.behaviour.number("status", 500)
+            return error(status, f"secret inside /home/somebody {status}", "InternalServerError")
+        try:
+            body = json.loads(await request.read())
+        except ValueError as exc:
+            message = f"[{{'type': 'json_invalid', 'msg': 'JSON decode error: {exc}'}}]"
+            return error(400, message, "Bad Request")
+        self.counts.last = body
+        self.counts.last_headers = dict(request.headers)
+        return self._refusal(body) or body
+
+    def _refusal(self, body: dict[str, Any]) -> web.Response | None:
+        model = body.get("model")
+        if model and model not in self.names:
+            message = f"The model `{model}` does not exist. Valid aliases: {', '.join(self.names)}."
+            return error(404, message, "NotFoundError", "model")
+        if "messages" not in body and "prompt" not in body:
+            return error(400, "1 validation error: Field required: messages", "Bad Request")
+        count, limit = prompt_tokens(body), self.arguments.max_model_len
+        if count > limit:
+            message = (
+                f"This model's maximum context length is {limit} tokens. However, your prompt contains "
+                f"{count} input tokens, which exceeds this limit even without any output tokens. "
+                "Please reduce the length of the input prompt."
+            )
+            return error(400, message, "BadRequestError", "input_tokens")
+        wanted = body.get("max_completion_tokens") or body.get("max_tokens") or 0
+        if wanted > limit:
+            message = f"max_tokens={wanted} cannot be greater than max_model_len={limit}."
+            return error(400, message, "BadRequestError", "max_tokens")
+        return None
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        return await self._generate(request, chat=True)
+
+    async def _completion(self, request: web.Request) -> web.StreamResponse:
+        return await self._generate(request, chat=False)
+
+    async def _generate(self, request: web.Request, *, chat: bool) -> web.StreamResponse:
+        body = await self._body(request)
+        if isinstance(body, web.Response):
+            return body
+        self.counts.started += 1
+        self.counts.running += 1
+        self.counts.prompt_tokens += prompt_tokens(body)
+        answer = Answer(self, body, request.headers.get("X-Request-Id"), chat=chat)
+        try:
+            if body.get("stream"):
+                response = await self._stream(request, answer)
+            else:
+                response = await self._whole(answer)
+        except (asyncio.CancelledError, ConnectionError):
+            self.counts.aborted += 1
+            raise
+        else:
+            self.counts.finished += 1
+            return response
+        finally:
+            self.counts.running -= 1
+
+    async def _whole(self, answer: "Answer") -> web.Response:
+        async for _ in answer.words():
+            pass
+        if self.behaviour.has("error-after"):
+            self.counts.failed += 1
+            return error(500, "EngineCore encountered an issue.", "InternalServerError")
+        return web.json_response(answer.whole())
+
+    async def _stream(self, request: web.Request, answer: "Answer") -> web.StreamResponse:
+        response = web.StreamResponse(
+            headers={"Content-Type": "text/event-stream; charset=utf-8"},
+        )
+        await response.prepare(request)
+        try:
+            async for frame in answer.frames():
+                await self._write(response, b"data: " + dump(frame) + b"\n\n")
+            if not self.behaviour.has("no-done"):
+                await self._write(response, b"data: [DONE]\n\n")
+        except CutError:
+            self.counts.failed += 1
+            assert request.transport is not None
+            request.transport.abort()
+            return response
+        except EndError:
+            self.counts.failed += 1
+        await response.write_eof()
+        return response
+
+    async def _write(self, response: web.StreamResponse, data: bytes) -> None:
+        if not self.behaviour.has("split"):
+            await response.write(data)
+            return
+        for start in range(0, len(data), 7):
+            await response.write(data[start : start + 7])
+            await asyncio.sleep(0)
+
+    # -- the process
+
+    async def run(self) -> int:
+        log_header()
+        if self.behaviour.has("ignore-term"):
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        else:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.stopping.set)
+        case = self.behaviour.text("exit", "error") if self.behaviour.has("exit") else ""
+        steps = PROGRESS[:4] if case else PROGRESS
+        for index, line in enumerate(steps):
+            source = "EngineCore" if index in {2, 3, 4, 5} else "APIServer"
+            text = line.format(
+                model=self.arguments.model, host=self.arguments.host, port=self.arguments.port
+            )
+            log(source, text)
+            if index == 1:
+                self._start_child()
+            with contextlib.suppress(TimeoutError):
+                delay = self.arguments.start_delay / len(steps)
+                await asyncio.wait_for(self.stopping.wait(), delay)
+            if self.stopping.is_set():
+                self._end_child()
+                return 0
+        if case:
+            return self._bad_start(case)
+        return await self._serve()
+
+    def _bad_start(self, case: str) -> int:
+        status, lines = BAD_STARTS[case]
+        for line in lines:
+            print(line.format(pid=os.getpid()), file=sys.stderr, flush=True)
+        self._end_child()
+        return status
+
+    async def _serve(self) -> int:
+        runner = web.AppRunner(self.application(), handler_cancellation=True, access_log=None)
+        await runner.setup()
+        site = web.TCPSite(
+            runner, self.arguments.host, self.arguments.port, shutdown_timeout=0.1, backlog=512
+        )
+        try:
+            await site.start()
+        except OSError as exc:
+            log("APIServer", f"OSError: [Errno {exc.errno}] Address already in use")
+            self._end_child()
+            return 1
+        port = runner.addresses[0][1]
+        log("APIServer", "INFO:     Started server process")
+        log("APIServer", "INFO:     Application startup complete.")
+        print(f"fake vLLM listens on {port}", flush=True)
+        death = asyncio.create_task(self._watch_child())
+        await asyncio.wait(
+            {death, asyncio.create_task(self.stopping.wait())}, return_when=asyncio.FIRST_COMPLETED
+        )
+        self._end_child()
+        if self.stopping.is_set() and self.behaviour.has("hang-on-term"):
+            await self._linger(site)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(runner.cleanup(), 0.5)
+        return 0
+
+    async def _linger(self, site: web.TCPSite) -> None:
+        """Do as vLLM does with a stream open: free the port, fall silent, stay until clients leave."""
+        self.behaviour = Behaviour(["silent", "silent-after=0"])
+        log("APIServer", "INFO:     Waiting for connections to close. (CTRL+C to force quit)")
+        server = site._server
+        assert server is not None
+        server.close()
+        while self.counts.running:  # noqa: ASYNC110 - a fake may poll
+            await asyncio.sleep(0.05)
+
+    async def _watch_child(self) -> None:
+        """Die as the real server does when its engine core is gone: 503 for a second, then exit 0."""
+        if self.child is None:
+            await asyncio.Event().wait()
+            return
+        while self.child.poll() is None:  # noqa: ASYNC110 - a fake may poll
+            await asyncio.sleep(0.05)
+        self.dead = True
+        log(
+            "APIServer",
+            "ERROR 01-01 00:00:09 [core_client.py:610] Engine core proc EngineCore died",
+        )
+        await asyncio.sleep(1)
+
+    def _start_child(self) -> None:
+        if not self.arguments.engine_core:
+            return
+        ignore = "IGN" if self.behaviour.has("child-ignores-term") else "DFL"
+        code = f"import signal,time; signal.signal(15, signal.SIG_{ignore}); time.sleep(86400)"
+        self.child = subprocess.Popen(
+            ["VLLM::EngineCore", "-I", "-S", "-c", code],
+            executable=os.path.realpath(sys.executable),
+            start_new_session=self.behaviour.has("child-own-session"),
+        )
+
+    def _end_child(self) -> None:
+        if self.child is None or self.behaviour.has("child-ignores-term"):
+            return
+        self.child.terminate()
+        self.child.wait()
+
+
+class Answer:
+    """One generation: its words, its frames, its whole."""
+
+    def __init__(
+        self, fake: FakeVllm, body: dict[str, Any], request_id: str | None, *, chat: bool
+    ) -> None:
+        self.fake = fake
+        self.body = body
+        self.chat = chat
+        name = request_id or os.urandom(8).hex()
+        self.id = f"chatcmpl-{name}" if chat else f"cmpl-{name}"
+        self.created = int(time.time())
+        self.model = body.get("model") or fake.names[0]
+        self.limit = body.get("max_completion_tokens") or body.get("max_tokens") or 10_000
+        self.text = words_for(body, fake.arguments.tokens)
+        self.cut = self.text[: self.limit]
+        self.reason = "stop" if len(self.text) <= self.limit else "length"
+        self.calls_tool = fake.behaviour.has("tool") and chat
+
+    async def words(self) -> Any:
+        """Yield the answer's words, at the fake's speed and with its habits."""
+        behaviour = self.fake.behaviour
+        if behaviour.has("silent"):
+            await asyncio.Event().wait()
+        for index, word in enumerate(self.cut):
+            await self._habit(self.fake.behaviour, index)
+            if self.fake.token_delay:
+                await asyncio.sleep(self.fake.token_delay)
+            if self.fake.dead:
+                raise_died()
+            self.fake.counts.tokens += 1
+            yield word
+        await self._habit(self.fake.behaviour, len(self.cut), at_end=True)
+
+    async def _habit(self, behaviour: Behaviour, index: int, *, at_end: bool = False) -> None:
+        def due(name: str) -> bool:
+            if not behaviour.has(name):
+                return False
+            number = behaviour.number(name)
+            return index >= number or at_end
+
+        if due("silent-after"):
+            await asyncio.Event().wait()
+        if due("cut-after"):
+            raise CutError
+        if due("end-after"):
+            raise EndError
+        if due("crash-after"):
+            os._exit(0)
+        if due("error-after") and self.body.get("stream"):
+            raise_died()
+
+    async def frames(self) -> Any:
+        """Yield the stream's frames as vLLM 0.32 sends them; the last is ``[DONE]``'s caller's."""
+        usage_wanted = bool((self.body.get("stream_options") or {}).get("include_usage"))
+        if self.chat:
+            yield self._chunk({"role": "assistant", "content": ""})
+        try:
+            async for delta in self._deltas():
+                yield self._chunk(delta)
+        except DiedError:
+            self.fake.counts.failed += 1
+            yield {
+                "error": {
+                    "message": "EngineCore encountered an issue. See stack trace (above) for the root cause.",
+                    "type": "InternalServerError",
+                    "param": None,
+                    "code": 500,
+                }
+            }
+            return
+        reason = "tool_calls" if self.calls_tool else self.reason
+        yield self._chunk({"content": ""} if self.chat else "", reason)
+        if usage_wanted:
+            yield {**self._head(".chunk"), "choices": [], "usage": self.usage()}
+
+    async def _deltas(self) -> Any:
+        if not self.chat:
+            async for word in self.words():
+                yield word
+            return
+        for key in ("reasoning", "reasoning-old"):
+            if self.fake.behaviour.has(key):
+                name = "reasoning" if key == "reasoning" else "reasoning_content"
+                for word in ("Let ", "me ", "think."):
+                    yield {name: word}
+        if self.calls_tool:
+            for call in TOOL_CALL_DELTAS:
+                yield {"tool_calls": [call]}
+            return
+        async for word in self.words():
+            yield {"content": word}
+
+    def _head(self, suffix: str = "") -> dict[str, Any]:
+        kind = f"chat.completion{suffix}" if self.chat else "text_completion"
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+
+    def _chunk(self, delta: Any, reason: str | None = None) -> dict[str, Any]:
+        choice: dict[str, Any] = {"index": 0}
+        choice["delta" if self.chat else "text"] = delta
+        choice |= {"logprobs": None, "finish_reason": reason}
+        if reason or not (self.chat and "role" in delta):
+            choice |= {"stop_reason": None, "token_ids": None}
+        return {**self._head(".chunk"), "choices": [choice]}
+
+    def usage(self) -> dict[str, Any]:
+        prompt, made = prompt_tokens(self.body), len(self.cut)
+        return {"prompt_tokens": prompt, "total_tokens": prompt + made, "completion_tokens": made}
+
+    def whole(self) -> dict[str, Any]:
+        text = "".join(self.cut)
+        choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": self.reason}
+        if not self.chat:
+            choice["text"] = text
+        elif self.calls_tool:
+            choice["message"] = {"role": "assistant", "content": None, "tool_calls": [TOOL_CALL]}
+            choice["finish_reason"] = "tool_calls"
+        else:
+            choice["message"] = {"role": "assistant", "content": text, "tool_calls": []}
+            if self.fake.behaviour.has("reasoning"):
+                choice["message"]["reasoning"] = "Let me think."
+        return {
+            **self._head(),
+            "choices": [{**choice, "stop_reason": None}],
+            "system_fingerprint": None,
+            "usage": self.usage(),
+            "prompt_logprobs": None,
+        }
+
+
+class DiedError(Exception):
+    """The engine core is gone."""
+
+
+def raise_died() -> None:
+    raise DiedError
+
+
+TOOL_CALL = {
+    "id": "chatcmpl-tool-1",
+    "type": "function",
+    "function": {"name": "weather", "arguments": '{"city": "Paris"}'},
+}
+TOOL_CALL_DELTAS: list[dict[str, Any]] = [
+    {
+        "id": "chatcmpl-tool-1",
+        "type": "function",
+        "index": 0,
+        "function": {"name": "weather", "arguments": ""},
+    },
+    {"index": 0, "function": {"arguments": '{"city": '}},
+    {"index": 0, "function": {"arguments": '"Paris"}'}},
+]
+
+
+def dump(frame: dict[str, Any]) -> bytes:
+    return json.dumps(frame, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def prompt_text(body: dict[str, Any]) -> str:
+    if "prompt" in body:
+        return str(body["prompt"])
+    parts: list[str] = []
+    for message in body.get("messages", []):
+        content = message.get("content") or ""
+        if isinstance(content, list):
+            content = " ".join(str(part.get("text", "")) for part in content)
+        parts.append(str(content))
+    return " ".join(parts)
+
+
+def prompt_tokens(body: dict[str, Any]) -> int:
+    return len(prompt_text(body).split()) + 8
+
+
+def words_for(body: dict[str, Any], count: int) -> list[str]:
+    """Return the answer's tokens: one right answer, then as many words as are asked for."""
+    limit = body.get("max_completion_tokens") or body.get("max_tokens")
+    if body.get("ignore_eos") and limit:
+        count = limit
+    elif "capital of France" in prompt_text(body) and not count:
+        return ["The", " capital", " of", " France", " is", " Paris", "."]
+    count = count or 12
+    return [f"{'' if index == 0 else ' '}wörd{index}" for index in range(count)]
+
+
+def log_header() -> None:
+    print("#" * 72, file=sys.stderr)
+    print(
+        "# FAKE vLLM of mh's tests: canned answers, no model. Never use it for real.",
+        file=sys.stderr,
+    )
+    print("#" * 72, file=sys.stderr, flush=True)
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="A fake vLLM for tests.")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--model", default="fake-model")
+    parser.add_argument("--served-model-name", nargs="*", default=[])
+    parser.add_argument("--max-model-len", type=int, default=2048)
+    parser.add_argument("--api-key", default="")
+    parser.add_argument("--behaviour", action="append", default=[])
+    parser.add_argument("--token-delay", type=float, default=0.0, help="seconds before each token")
+    parser.add_argument("--tokens", type=int, default=0, help="length of every answer, in tokens")
+    parser.add_argument(
+        "--start-delay", type=float, default=0.0, help="seconds until the port is bound"
+    )
+    parser.add_argument("--engine-core", action="store_true", help="run a child VLLM::EngineCore")
+    return parser.parse_known_args(argv)[0]
+
+
+def main() -> int:
+    argv = [*sys.argv[1:], *shlex.split(os.environ.get("FAKE_VLLM_ARGS", ""))]
+    try:
+        return asyncio.run(FakeVllm(parse(argv)).run())
+    except KeyboardInterrupt:
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
