@@ -4,4 +4,6 @@ from django.apps import AppConfig
 
 
 class AccountsConfig(AppConfig):
+    """Users, roles and tokens."""
+
     name = "accounts"

@@ -4,4 +4,6 @@ from django.apps import AppConfig
 
 
 class BackendsConfig(AppConfig):
+    """Engines we start and stop."""
+
     name = "backends"

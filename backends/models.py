@@ -30,6 +30,8 @@ class Backend(models.Model):
     state_since = models.DateTimeField(null=True, blank=True)
     #: Which start this is: names its folder under ``MH_HOME/engines/<backend>/``. Empty when stopped.
     instance_id = models.CharField(max_length=64, default="", blank=True)
+    #: The start before: its log is shown after a failure.
+    last_instance_id = models.CharField(max_length=64, default="", blank=True)
     endpoint = models.CharField(max_length=255, default="", blank=True)
     model = models.CharField(max_length=512, default="", blank=True)
     version = models.CharField(max_length=64, default="", blank=True)

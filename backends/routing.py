@@ -1,5 +1,10 @@
 """Websocket paths of backends."""
 
-from django.urls import URLPattern
+from django.urls import path
 
-websocket_urlpatterns: list[URLPattern] = []
+from backends import consumers
+
+websocket_urlpatterns = [
+    path("ws/status/", consumers.StatusConsumer.as_asgi()),
+    path("ws/logs/<str:name>/", consumers.LogConsumer.as_asgi()),
+]

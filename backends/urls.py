@@ -1,5 +1,25 @@
 """Paths of backends."""
 
-from django.urls import URLPattern
+from django.urls import path
 
-urlpatterns: list[URLPattern] = []
+from backends import api
+
+_ROOT = "api/llm-backend"
+
+urlpatterns = [
+    path(f"{_ROOT}/status", api.StatusView.as_view(), name="backend-status"),
+    path(f"{_ROOT}/detect", api.DetectView.as_view(), name="backend-detect"),
+    path(f"{_ROOT}/operations", api.OperationsView.as_view(), name="operations"),
+    path(f"{_ROOT}/operations/<str:operation_id>", api.OperationView.as_view(), name="operation"),
+    path(
+        f"{_ROOT}/operations/<str:operation_id>/cancel",
+        api.OperationCancelView.as_view(),
+        name="operation-cancel",
+    ),
+    path(f"{_ROOT}/<str:name>/start", api.StartView.as_view(), name="backend-start"),
+    path(f"{_ROOT}/<str:name>/stop", api.StopView.as_view(), name="backend-stop"),
+    path(f"{_ROOT}/<str:name>/restart", api.RestartView.as_view(), name="backend-restart"),
+    path(f"{_ROOT}/<str:name>/config", api.ConfigView.as_view(), name="backend-config"),
+    path(f"{_ROOT}/<str:name>/models", api.ModelsView.as_view(), name="backend-models"),
+    path(f"{_ROOT}/<str:name>/logs", api.LogsView.as_view(), name="backend-logs"),
+]

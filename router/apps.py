@@ -4,4 +4,6 @@ from django.apps import AppConfig
 
 
 class RouterConfig(AppConfig):
+    """Who answers a role."""
+
     name = "router"

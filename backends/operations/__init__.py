@@ -1,0 +1,1 @@
+"""Operations: what their steps are (``plans``), how each is taken (``steps``), who runs them (``runner``)."""

@@ -1,0 +1,281 @@
+"""REST of backends: a view parses, calls one service or selector, and answers."""
+
+import logging
+from typing import Any
+
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import status as http
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from accounts.errors import Invalid
+from accounts.permissions import Permission
+from accounts.requests import actor_of
+from audit import access
+from backends import selectors, serializers, services
+from backends.models import OPEN_OPERATION_STATES, Operation
+
+logger = logging.getLogger(__name__)
+
+#: Longest ``?wait=``, in seconds.
+WAIT_MAX = 900
+
+_WAIT = OpenApiParameter(
+    "wait", OpenApiTypes.FLOAT, description=f"seconds to wait for the end, at most {WAIT_MAX}"
+)
+_OPERATION = {200: serializers.OperationResponse, 202: serializers.OperationResponse}
+
+
+def _number(request: Request, name: str, default: int, most: int) -> int:
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    try:
+        value = int(text)
+    except ValueError as exc:
+        msg = f"{name} must be a whole number from 0 to {most}."
+        raise Invalid(msg, param=name) from exc
+    if not 0 <= value <= most:
+        msg = f"{name} must be from 0 to {most}."
+        raise Invalid(msg, param=name)
+    return value
+
+
+def _wait_seconds(request: Request) -> float:
+    text = request.query_params.get("wait")
+    if text is None:
+        return 0.0
+    try:
+        seconds = float(text)
+    except ValueError as exc:
+        msg = "wait must be a number of seconds."
+        raise Invalid(msg, param="wait") from exc
+    if not 0 <= seconds <= WAIT_MAX:
+        msg = f"wait must be from 0 to {WAIT_MAX} seconds."
+        raise Invalid(msg, param="wait")
+    return seconds
+
+
+def _operation_response(row: Operation, wait: float) -> Response:
+    """Answer 200 with an operation that has ended within ``wait`` seconds, else 202."""
+    row = selectors.operation_wait(str(row.pk), wait)
+    running = row.state in OPEN_OPERATION_STATES
+    return Response(
+        selectors.operation_payload(row),
+        status=http.HTTP_202_ACCEPTED if running else http.HTTP_200_OK,
+        headers={"Location": f"/api/llm-backend/operations/{row.pk}"},
+    )
+
+
+def _require_operator(request: Request, name: str, permission: Permission) -> None:
+    """Check permission for reading one backend's inner matters."""
+    access.require(
+        actor_of(request),
+        permission,
+        target_type="backend",
+        target_id=name[:80],
+        backend_owner_id=selectors.backend_owner_id(name),
+    )
+
+
+class StatusView(APIView):
+    """The state of everything."""
+
+    @extend_schema(responses=serializers.StatusResponse, operation_id="status")
+    def get(self, request: Request) -> Response:
+        """Return the state of backends, the running operation and the GPUs."""
+        actor = actor_of(request)
+        access.require(actor, Permission.STATUS_READ)
+        return Response(selectors.status_for(actor, selectors.status()))
+
+
+class DetectView(APIView):
+    """What is installed."""
+
+    @extend_schema(
+        responses={200: OpenApiTypes.OBJECT},
+        operation_id="detect",
+    )
+    def get(self, request: Request) -> Response:
+        """Say for every engine whether it is installed and running, its version, and why not."""
+        access.require(actor_of(request), Permission.STATUS_READ)
+        return Response(selectors.detect())
+
+
+class StartView(APIView):
+    """Start a backend."""
+
+    @extend_schema(
+        request=serializers.StartRequest,
+        responses=_OPERATION,
+        parameters=[_WAIT],
+        operation_id="backend_start",
+    )
+    def post(self, request: Request, name: str) -> Response:
+        """Start the backend, optionally with another model or other options."""
+        actor = actor_of(request)
+        services.operate_check(actor=actor, name=name)
+        body = _parsed(serializers.StartRequest, request)
+        wait = _wait_seconds(request)
+        row = services.backend_start(
+            actor=actor, name=name, model=body.get("model"), options=body.get("options")
+        )
+        return _operation_response(row, wait)
+
+
+class StopView(APIView):
+    """Stop a backend."""
+
+    @extend_schema(
+        request=None, responses=_OPERATION, parameters=[_WAIT], operation_id="backend_stop"
+    )
+    def post(self, request: Request, name: str) -> Response:
+        """Stop the backend: let requests finish, then end every process of the engine."""
+        actor = actor_of(request)
+        services.operate_check(actor=actor, name=name)
+        wait = _wait_seconds(request)
+        return _operation_response(services.backend_stop(actor=actor, name=name), wait)
+
+
+class RestartView(APIView):
+    """Restart a backend."""
+
+    @extend_schema(
+        request=serializers.StartRequest,
+        responses=_OPERATION,
+        parameters=[_WAIT],
+        operation_id="backend_restart",
+    )
+    def post(self, request: Request, name: str) -> Response:
+        """Stop and start the backend, optionally with another model or other options."""
+        actor = actor_of(request)
+        services.operate_check(actor=actor, name=name)
+        body = _parsed(serializers.StartRequest, request)
+        wait = _wait_seconds(request)
+        row = services.backend_restart(
+            actor=actor, name=name, model=body.get("model"), options=body.get("options")
+        )
+        return _operation_response(row, wait)
+
+
+class ConfigView(APIView):
+    """The options of a backend."""
+
+    @extend_schema(responses=serializers.ConfigResponse, operation_id="backend_config")
+    def get(self, request: Request, name: str) -> Response:
+        """Return the options, their schema, and which secrets are set."""
+        _require_operator(request, name, Permission.BACKENDS_OPERATE)
+        return Response(selectors.backend_config(selectors.backend_get(name)))
+
+    @extend_schema(
+        request=serializers.ConfigRequest,
+        responses={200: serializers.ConfigResponse},
+        operation_id="backend_configure",
+    )
+    def patch(self, request: Request, name: str) -> Response:
+        """Change options; with ``apply`` a running backend is restarted with them."""
+        actor = actor_of(request)
+        services.operate_check(actor=actor, name=name)
+        body = _parsed(serializers.ConfigRequest, request)
+        backend = services.backend_configure(actor=actor, name=name, options=body["options"])
+        answer = selectors.backend_config(backend)
+        if body["apply"] and selectors.backend_is_running(backend):
+            row = services.backend_restart(actor=actor, name=name)
+            answer["operation"] = selectors.operation_payload(row)
+        return Response(answer)
+
+
+class ModelsView(APIView):
+    """The models on this machine."""
+
+    @extend_schema(responses=serializers.ModelListResponse, operation_id="backend_models")
+    def get(self, request: Request, name: str) -> Response:
+        """List the complete models on this machine that the backend can serve."""
+        _require_operator(request, name, Permission.BACKENDS_OPERATE)
+        found = selectors.backend_models(name)
+        return Response({"results": serializers.ModelResponse(found, many=True).data})
+
+
+class LogsView(APIView):
+    """The engine's log."""
+
+    @extend_schema(
+        responses=serializers.LogResponse,
+        parameters=[OpenApiParameter("lines", OpenApiTypes.INT, description="at most 5000")],
+        operation_id="backend_logs",
+    )
+    def get(self, request: Request, name: str) -> Response:
+        """Return the last lines of the current start's log, or of the one before it."""
+        _require_operator(request, name, Permission.LOGS_READ)
+        lines = _number(request, "lines", 200, 5000)
+        return Response({"backend": name, "lines": selectors.backend_log(name, lines)})
+
+
+class OperationsView(APIView):
+    """The history of operations."""
+
+    @extend_schema(
+        responses=serializers.OperationListResponse,
+        parameters=[
+            OpenApiParameter("limit", OpenApiTypes.INT, description="at most 500"),
+            OpenApiParameter("offset", OpenApiTypes.INT),
+        ],
+        operation_id="operations",
+    )
+    def get(self, request: Request) -> Response:
+        """Return operations, newest first."""
+        access.require(actor_of(request), Permission.BACKENDS_OPERATE, target_type="operation")
+        limit = _number(request, "limit", 50, 500)
+        offset = _number(request, "offset", 0, 1_000_000)
+        rows = selectors.operation_list(limit, offset)
+        results = [selectors.operation_payload(row) for row in rows]
+        return Response({"results": results, "limit": limit, "offset": offset})
+
+
+class OperationView(APIView):
+    """One operation."""
+
+    @extend_schema(
+        responses={200: serializers.OperationResponse},
+        parameters=[_WAIT],
+        operation_id="operation",
+    )
+    def get(self, request: Request, operation_id: str) -> Response:
+        """Return one operation; with ``?wait=`` as soon as it has ended."""
+        access.require(
+            actor_of(request),
+            Permission.BACKENDS_OPERATE,
+            target_type="operation",
+            target_id=operation_id[:80],
+        )
+        row = selectors.operation_wait(operation_id, _wait_seconds(request))
+        return Response(selectors.operation_payload(row))
+
+
+class OperationCancelView(APIView):
+    """Cancel an operation."""
+
+    @extend_schema(
+        request=None, responses=_OPERATION, parameters=[_WAIT], operation_id="operation_cancel"
+    )
+    def post(self, request: Request, operation_id: str) -> Response:
+        """Ask the operation to stop; what it did is undone."""
+        actor = actor_of(request)
+        access.require(
+            actor,
+            Permission.BACKENDS_OPERATE,
+            target_type="operation",
+            target_id=operation_id[:80],
+            backend_owner_id=selectors.operation_backend_owner_id(operation_id),
+        )
+        wait = _wait_seconds(request)
+        row = services.operation_cancel(actor=actor, operation_id=operation_id)
+        return _operation_response(row, wait)
+
+
+def _parsed(serializer_class: type[serializers.StrictSerializer], request: Request) -> Any:
+    serializer = serializer_class(data=request.data or {})
+    serializer.is_valid(raise_exception=True)
+    return serializer.validated_data

@@ -1,0 +1,190 @@
+"""Requests in flight: one lease each in the broker, taken atomically with the check that the gate is open.
+
+A lease lives ``LEASE_SECONDS`` unless its holder renews it, so those of a killed web process vanish.
+Closing the gate makes new requests wait their turn elsewhere; cutting ends those still running.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+import weakref
+from collections.abc import AsyncIterator
+from typing import Any, Final, cast
+
+import redis
+import redis.asyncio
+from django.conf import settings
+
+from backends import bus
+from backends.errors import BackendNotRunning
+
+logger = logging.getLogger(__name__)
+
+LEASE_SECONDS: Final = 15
+RENEW_SECONDS: Final = 1.0
+#: Seconds a gate stays closed unless the operation that closed it renews it.
+GATE_SECONDS: Final = 30
+
+#: KEYS: gate, leases. ARGV: now, expiry, lease id. Returns 1 when the lease was taken.
+_TAKE = """
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', ARGV[1])
+redis.call('ZADD', KEYS[2], ARGV[2], ARGV[3])
+return 1
+"""
+
+
+def _leases(backend: str) -> str:
+    return f"mh:leases:{backend}"
+
+
+def _gate(backend: str) -> str:
+    return f"mh:gate:{backend}"
+
+
+def _cut(backend: str) -> str:
+    return f"mh:cut:{backend}"
+
+
+def in_flight(backend: str) -> int:
+    """Return how many requests are in flight to ``backend``; 0 when the broker is away."""
+    try:
+        return cast("int", bus.redis_client().zcount(_leases(backend), time.time(), "+inf"))
+    except redis.RedisError:
+        return 0
+
+
+def gate_close(backend: str) -> None:
+    """Refuse new leases on ``backend`` for the next ``GATE_SECONDS`` (renew by calling again)."""
+    with contextlib.suppress(redis.RedisError):
+        bus.redis_client().set(_gate(backend), "closed", ex=GATE_SECONDS)
+
+
+def gate_open(backend: str) -> None:
+    """Grant leases on ``backend`` again, and stop cutting."""
+    with contextlib.suppress(redis.RedisError):
+        bus.redis_client().delete(_gate(backend), _cut(backend))
+
+
+def cut(backend: str) -> None:
+    """End every request in flight to ``backend``: its holder gets an error within ``RENEW_SECONDS``."""
+    with contextlib.suppress(redis.RedisError):
+        bus.redis_client().set(_cut(backend), "cut", ex=GATE_SECONDS)
+
+
+class _Lease:
+    """One request in flight, held by the task that entered ``request_lease``."""
+
+    def __init__(self, backend: str, lease_id: str, task: "asyncio.Task[Any]") -> None:
+        self.backend = backend
+        self.id = lease_id
+        self.task = task
+        self.was_cut = False
+
+    def end(self) -> None:
+        self.was_cut = True
+        self.task.cancel()
+
+
+class _Holder:
+    """The leases held on one event loop, renewed together."""
+
+    def __init__(self) -> None:
+        self.client = redis.asyncio.Redis.from_url(
+            settings.REDIS_URL, socket_timeout=2, socket_connect_timeout=2, decode_responses=True
+        )
+        self.take = self.client.register_script(_TAKE)
+        self.leases: set[_Lease] = set()
+        self.renewing: asyncio.Task[None] | None = None
+
+    async def add(self, lease: _Lease) -> bool:
+        now = time.time()
+        keys = [_gate(lease.backend), _leases(lease.backend)]
+        taken = await self.take(keys=keys, args=[now, now + LEASE_SECONDS, lease.id])
+        if taken:
+            self.leases.add(lease)
+            if self.renewing is None or self.renewing.done():
+                self.renewing = asyncio.create_task(self._renew())
+        return bool(taken)
+
+    async def remove(self, lease: _Lease) -> None:
+        self.leases.discard(lease)
+        with contextlib.suppress(redis.RedisError, asyncio.CancelledError):
+            await asyncio.shield(self.client.zrem(_leases(lease.backend), lease.id))
+
+    async def _renew(self) -> None:
+        while self.leases:
+            await asyncio.sleep(RENEW_SECONDS)
+            try:
+                await self._renew_once()
+            except redis.RedisError as exc:
+                logger.warning("leases not renewed: %s", exc)
+
+    async def _renew_once(self) -> None:
+        backends = {lease.backend for lease in self.leases}
+        expiry = time.time() + LEASE_SECONDS
+        async with self.client.pipeline(transaction=False) as pipe:
+            for backend in backends:
+                held = {lease.id: expiry for lease in self.leases if lease.backend == backend}
+                pipe.zadd(_leases(backend), held, xx=True)
+                pipe.exists(_cut(backend))
+            answers = await pipe.execute()
+        for backend, is_cut in zip(backends, answers[1::2], strict=True):
+            for lease in [held for held in self.leases if is_cut and held.backend == backend]:
+                lease.end()
+
+
+_holders: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Holder]" = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def _holder() -> _Holder:
+    loop = asyncio.get_running_loop()
+    holder = _holders.get(loop)
+    if holder is None:
+        holder = _holders[loop] = _Holder()
+    return holder
+
+
+@contextlib.asynccontextmanager
+async def request_lease(backend: str, request_id: str) -> AsyncIterator[None]:
+    """Count a request as in flight to ``backend`` while the body runs.
+
+    Enter and leave it in the same task. When the backend is stopped under it, the body is cancelled
+    and ``BackendNotRunning`` comes out.
+
+    Raises:
+        BackendNotRunning: the backend is being stopped or switched, was stopped under the request,
+            or the broker is away.
+    """
+    task = asyncio.current_task()
+    if task is None:
+        msg = "request_lease needs a task"
+        raise RuntimeError(msg)
+    holder = _holder()
+    lease = _Lease(backend, f"{request_id}:{id(task):x}:{time.monotonic_ns()}", task)
+    if not await _taken(holder, lease):
+        msg = f"{backend} is being stopped or switched. Try again in a few seconds."
+        raise BackendNotRunning(msg, code="backend_draining", retry_after=5)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not lease.was_cut:
+            raise
+        task.uncancel()
+        msg = f"{backend} was stopped while it was answering."
+        raise BackendNotRunning(msg, code="engine_stopped") from None
+    finally:
+        await holder.remove(lease)
+
+
+async def _taken(holder: _Holder, lease: _Lease) -> bool:
+    try:
+        return await holder.add(lease)
+    except redis.RedisError as exc:
+        msg = (
+            "The site's broker does not answer. It restarts by itself; try again in a few seconds."
+        )
+        raise BackendNotRunning(msg, code="broker_unavailable", retry_after=2) from exc

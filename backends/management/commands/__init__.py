@@ -1,0 +1,1 @@
+"""Commands of backends for ``manage.py``."""

@@ -1,0 +1,207 @@
+"""Watches the engines and GPUs of one machine, and publishes what it sees.
+
+Four times a second it looks whether processes live; once a second it asks engines for their health
+and GPUs for their memory. It moves states only for what happened by itself: an engine that died, one
+that stopped answering and came back. A keeper that was killed is replaced.
+"""
+
+import logging
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+import httpx
+from django.conf import settings
+from django.db import DatabaseError, connections
+
+from accounts.actors import Actor
+from accounts.errors import MhError
+from backends import bus, gpu, lifecycle, selectors, services, supervisor
+from backends.lifecycle import State
+from backends.models import OPEN_OPERATION_STATES, Backend, Operation
+from backends.words import exit_in_words
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS: Final = 0.25
+PROBE_SECONDS: Final = 1.0
+PROBE_TIMEOUT: Final = 2.0
+_LOG_LINES: Final = 400
+#: Keys of a snapshot that change all the time; a change in them alone is no news.
+_NO_NEWS: Final = ("observed_at",)
+
+
+@dataclass
+class Observer:
+    """The loop's memory between two looks."""
+
+    node: str = field(default_factory=lambda: settings.MH_NODE)
+    missed: dict[str, int] = field(default_factory=dict)
+    seen: dict[str, Any] = field(default_factory=dict)
+    _next_probe: float = 0.0
+    _published: dict[str, Any] = field(default_factory=dict)
+
+    def run(self, stopped: Any) -> None:
+        """Look until ``stopped`` (a ``threading.Event``) is set."""
+        while not stopped.is_set():
+            began = time.monotonic()
+            try:
+                self.look()
+            except DatabaseError as exc:
+                logger.warning("cannot observe: %s", exc)
+            except Exception:
+                # The boundary: a plugin's bug must not blind the site.
+                logger.exception("observer failed once")
+            finally:
+                connections.close_all()
+            stopped.wait(max(0.0, LOOK_SECONDS - (time.monotonic() - began)))
+
+    def look(self) -> None:
+        """Look once."""
+        rows = list(Backend.objects.filter(node=self.node))
+        busy = self._busy()
+        for row in rows:
+            if row.name not in busy:
+                self._check_process(row)
+        if time.monotonic() >= self._next_probe:
+            self._next_probe = time.monotonic() + PROBE_SECONDS
+            self._probe_all(rows, busy)
+
+    def _busy(self) -> set[str]:
+        """Return the backends that an operation is changing now; their states are the runner's."""
+        running = Operation.objects.filter(node=self.node, state__in=OPEN_OPERATION_STATES)
+        return set(running.values_list("backend_id", flat=True))
+
+    # --- processes ------------------------------------------------------------------------------
+
+    def _check_process(self, row: Backend) -> None:
+        if row.attached or not lifecycle.is_alive(State(row.state)):
+            return
+        inst = selectors.backend_instance(row)
+        if inst is None:
+            self._fail(row, f"{self._title(row)} is not running any more.", "")
+            return
+        seen = supervisor.inspect(inst)
+        if seen.exit is not None or not seen.alive:
+            self._died(row, inst, seen)
+        elif not seen.keeper_alive:
+            logger.warning("keeper of %s is gone; taking its place", row.name)
+            supervisor.adopt(inst)
+
+    def _died(self, row: Backend, inst: supervisor.Instance, seen: supervisor.Inspection) -> None:
+        """The engine ended by itself: clear away what is left of it, then say so."""
+        try:
+            supervisor.stop(inst, grace=2.0)
+        except MhError as exc:
+            logger.error("leftovers of %s: %s", row.name, exc.message)  # noqa: TRY400
+        how = f" ({exit_in_words(seen.exit)})" if seen.exit else ""
+        reason = selectors.backend_engine(row).failure_reason(supervisor.log_tail(inst, _LOG_LINES))
+        self._fail(row, f"{self._title(row)} ended unexpectedly{how}.", reason)
+
+    def _fail(self, row: Backend, failure: str, detail: str) -> None:
+        services.backend_transition(
+            actor=Actor.system(),
+            name=row.name,
+            to=State.FAILED,
+            expected=State(row.state),
+            failure=failure,
+            failure_detail=selectors.mask(detail, row),
+            instance_id="",
+            model="",
+            endpoint="",
+        )
+
+    @staticmethod
+    def _title(row: Backend) -> str:
+        return selectors.backend_engine(row).title
+
+    # --- health, memory, GPUs -------------------------------------------------------------------
+
+    def _probe_all(self, rows: list[Backend], busy: set[str]) -> None:
+        for row in rows:
+            self.seen[row.name] = self._probe(row, counted=row.name not in busy)
+        snapshot = {
+            "observed_at": selectors.now().isoformat(),
+            "backends": self.seen,
+            "gpus": self._gpus(rows),
+        }
+        bus.snapshot_write(self.node, snapshot)
+        self._publish_news(snapshot)
+
+    def _probe(self, row: Backend, *, counted: bool) -> dict[str, Any]:
+        facts: dict[str, Any] = {"detection": selectors.detection_now(row)}
+        inst = selectors.backend_instance(row)
+        if inst is not None:
+            facts["memory"] = supervisor.rss_bytes(inst)
+        if lifecycle.is_serving(State(row.state)):
+            facts["metrics"] = self._ask(row, counted=counted)
+        else:
+            self.missed.pop(row.name, None)
+        return facts
+
+    def _ask(self, row: Backend, *, counted: bool) -> dict[str, Any]:
+        """Ask a running engine for its health and gauges; one missed answer changes nothing."""
+        engine = selectors.backend_engine(row)
+        target = selectors.backend_target(row)
+        metrics: dict[str, Any] = {}
+        try:
+            healthy = engine.is_healthy(target, timeout=PROBE_TIMEOUT)
+            if healthy:
+                metrics = asdict(engine.metrics(target, timeout=PROBE_TIMEOUT))
+        except (httpx.HTTPError, OSError):
+            healthy = False
+        self.missed[row.name] = 0 if healthy else self.missed.get(row.name, 0) + 1
+        if counted:
+            self._move_by_health(row)
+        return metrics
+
+    def _move_by_health(self, row: Backend) -> None:
+        state = State(row.state)
+        missed = self.missed[row.name]
+        after = lifecycle.after_missed_probes(state, missed)
+        if after == state:
+            return
+        why = f"{self._title(row)} did not answer {missed} times in a row." if missed else ""
+        services.backend_transition(
+            actor=Actor.system(), name=row.name, to=after, expected=state, failure=why
+        )
+
+    def _gpus(self, rows: list[Backend]) -> list[dict[str, Any]]:
+        owners = {
+            pid: row.name
+            for row in rows
+            for inst in [selectors.backend_instance(row)]
+            if inst is not None
+            for pid in supervisor.tree(inst)
+        }
+        return [_gpu_payload(card, owners) for card in gpu.gpus()]
+
+    def _publish_news(self, snapshot: dict[str, Any]) -> None:
+        """Send the status when something a person would see has changed."""
+        news = {key: value for key, value in snapshot.items() if key not in _NO_NEWS}
+        news["in_flight"] = {name: selectors.in_flight(name) for name in self.seen}
+        news["worker"] = selectors.worker_alive()
+        rounded = _rounded(news)
+        if rounded != self._published:
+            self._published = rounded
+            services.status_publish()
+
+
+def _gpu_payload(card: gpu.Gpu, owners: dict[int, str]) -> dict[str, Any]:
+    payload = asdict(card)
+    payload["processes"] = [
+        {**process, "backend": owners.get(process["pid"])} for process in payload["processes"]
+    ]
+    return payload
+
+
+def _rounded(value: Any) -> Any:
+    """Return ``value`` with memory in steps of 16 MiB, so that breathing is no news."""
+    step = 16 * 1024 * 1024
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    if isinstance(value, int) and not isinstance(value, bool) and value > step:
+        return value // step
+    return value

@@ -1,0 +1,126 @@
+"""What a step has in hand: the operation, the engine, how to report, and when to stop."""
+
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.conf import settings
+
+from accounts.actors import Actor
+from backends import selectors, services, supervisor
+from backends.engines.base import Engine, Launch, Target
+from backends.errors import OperationCancelled, OperationLost
+from backends.models import Backend, Operation
+
+#: Seconds between two writes of progress: a log can move faster than anybody reads.
+_REPORT_SECONDS = 0.25
+#: Seconds between two looks at whether the operation was cancelled.
+_CHECK_SECONDS = 0.1
+
+
+@dataclass
+class Context:
+    """One run of one operation. Steps take it, and leave what later steps need in it."""
+
+    operation: Operation
+    runner: str
+    engine: Engine
+    actor: Actor
+    lost: threading.Event = field(default_factory=threading.Event)
+    #: Name of the step being taken.
+    step: str = ""
+    #: Whether this start is undone on failure: set once the old engine was touched or ours was spawned.
+    spawned: bool = False
+    started: float = field(default_factory=time.monotonic)
+    _reported: float = 0.0
+    _checked: float = 0.0
+
+    @classmethod
+    def of(cls, operation: Operation, runner: str) -> "Context":
+        """Return the context of a run that has just been claimed."""
+        return cls(
+            operation=operation,
+            runner=runner,
+            engine=selectors.backend_engine(operation.backend),
+            actor=services.operation_actor(operation),
+        )
+
+    @property
+    def backend(self) -> Backend:
+        """The backend's row as it is now."""
+        return selectors.backend_get(self.operation.backend_id)
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The option changes asked for."""
+        return dict(self.operation.request)
+
+    @property
+    def options(self) -> Any:
+        """The validated options the engine is to run with."""
+        return selectors.backend_options(self.backend, self.changes)
+
+    @property
+    def launch(self) -> Launch:
+        """The command the engine is to be started with."""
+        return self.engine.launch(self.options)
+
+    @property
+    def target(self) -> Target:
+        """Where the engine will answer."""
+        launch = self.launch
+        return Target(
+            endpoint=launch.endpoint,
+            served_model=launch.served_model,
+            api_key=str(getattr(self.options, "apiKey", None) or ""),
+        )
+
+    @property
+    def instance(self) -> supervisor.Instance | None:
+        """The start of the backend that the database knows of."""
+        return selectors.backend_instance(self.backend)
+
+    @property
+    def home(self) -> Any:
+        """``MH_HOME``."""
+        return settings.MH_HOME
+
+    def checkpoint(self) -> None:
+        """Stop here if the operation was cancelled or taken over. Cheap enough to call every 50 ms.
+
+        Raises:
+            OperationLost: another runner has it; touch nothing more.
+            OperationCancelled: somebody asked for an end; undo.
+        """
+        if self.lost.is_set():
+            msg = "another runner has taken this operation over"
+            raise OperationLost(msg)
+        if time.monotonic() - self._checked < _CHECK_SECONDS:
+            return
+        self._checked = time.monotonic()
+        asked = Operation.objects.filter(pk=self.operation.pk, cancel_requested=True)
+        if asked.exists():
+            msg = "The operation was cancelled."
+            raise OperationCancelled(msg)
+
+    def say(self, message: str, progress: float) -> None:
+        """Tell those who watch what is being done; ``progress`` is 0 to 1 of the whole operation."""
+        if time.monotonic() - self._reported < _REPORT_SECONDS:
+            return
+        self._reported = time.monotonic()
+        services.step_message(self.operation, self.step, message)
+        services.operation_report(
+            str(self.operation.pk),
+            runner=self.runner,
+            progress=progress,
+            eta_seconds=self._eta(progress),
+        )
+
+    def _eta(self, progress: float) -> float | None:
+        """Return the seconds left: from past operations, else from how far this one is."""
+        elapsed = time.monotonic() - self.started
+        expected = selectors.start_seconds_expected(self.backend, self.operation.kind)
+        if expected is None:
+            expected = elapsed / progress if progress > 0.1 else None  # noqa: PLR2004
+        return None if expected is None else round(max(0.0, expected - elapsed), 1)

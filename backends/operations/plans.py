@@ -1,0 +1,32 @@
+"""Which steps each kind of operation takes, in order. DESIGN.md gives the whole row of a switch."""
+
+from collections.abc import Callable
+from typing import Final
+
+from backends.models import OperationKind
+from backends.operations import steps
+from backends.operations.context import Context
+
+Step = Callable[[Context], None]
+
+START: Final[tuple[Step, ...]] = (steps.preflight, steps.start, steps.warm, steps.commit)
+STOP: Final[tuple[Step, ...]] = (steps.drain, steps.release)
+RESTART: Final[tuple[Step, ...]] = (
+    steps.preflight,
+    steps.drain,
+    steps.release,
+    steps.start,
+    steps.warm,
+    steps.commit,
+)
+
+PLANS: Final[dict[str, tuple[Step, ...]]] = {
+    OperationKind.START: START,
+    OperationKind.STOP: STOP,
+    OperationKind.RESTART: RESTART,
+}
+
+
+def step_name(step: Step) -> str:
+    """Return the name a step is recorded under."""
+    return step.__name__

@@ -1,0 +1,161 @@
+"""Takes the operations of one GPU machine, one at a time, step by step.
+
+A run beats once a second. One whose runner has been silent for ``STALE_SECONDS`` is claimed by the
+next runner that looks, and taken up at the step it had reached; every step can be taken again.
+"""
+
+import logging
+import threading
+import uuid
+from datetime import timedelta
+from typing import Final
+
+from django.db import DatabaseError, connections
+
+from accounts.errors import MhError
+from backends import leases, selectors, services
+from backends.errors import OperationCancelled, OperationLost, StartFailed
+from backends.models import (
+    OPEN_OPERATION_STATES,
+    Operation,
+    OperationKind,
+    OperationState,
+    StepState,
+)
+from backends.operations import plans, steps
+from backends.operations.context import Context
+
+logger = logging.getLogger(__name__)
+
+BEAT_SECONDS: Final = 1.0
+STALE_SECONDS: Final = 5.0
+
+_one_at_a_time = threading.Lock()
+
+
+def run_operations(node: str) -> int:
+    """Run what waits for ``node``, and what a dead runner left, until nothing does.
+
+    Returns:
+        How many operations this call ran. 0 at once when this process is already running some.
+    """
+    if not _one_at_a_time.acquire(blocking=False):
+        return 0
+    ran = 0
+    try:
+        while (claimed := _claim_next(node)) is not None:
+            row, runner = claimed
+            _run(row, runner)
+            ran += 1
+    finally:
+        _one_at_a_time.release()
+    return ran
+
+
+def has_work(node: str) -> bool:
+    """Return whether ``run_operations`` would find something to do."""
+    return bool(_claimable(node))
+
+
+def _claimable(node: str) -> list[Operation]:
+    stale_before = selectors.now() - timedelta(seconds=STALE_SECONDS)
+    rows = Operation.objects.filter(node=node, state__in=OPEN_OPERATION_STATES).select_related(
+        "backend", "requested_by"
+    )
+    running = [row for row in rows if row.state == OperationState.RUNNING]
+    if running:
+        return [row for row in running if row.heartbeat_at and row.heartbeat_at < stale_before]
+    return sorted(rows, key=lambda row: row.created_at)
+
+
+def _claim_next(node: str) -> tuple[Operation, str] | None:
+    runner = uuid.uuid4().hex
+    stale_before = selectors.now() - timedelta(seconds=STALE_SECONDS)
+    for row in _claimable(node):
+        if services.operation_claim(row, runner=runner, stale_before=stale_before):
+            return row, runner
+    return None
+
+
+def _run(row: Operation, runner: str) -> None:
+    """Run one operation to its end; nothing it does may end the worker."""
+    ctx = Context.of(row, runner)
+    done = threading.Event()
+    beat = threading.Thread(target=_beat, args=(ctx, done), name="mh-heartbeat", daemon=True)
+    beat.start()
+    try:
+        _take_steps(ctx)
+    except OperationLost:
+        logger.warning("operation %s was taken over by another runner", row.pk)
+    except OperationCancelled as exc:
+        _undo(ctx, exc)
+        _finish(ctx, OperationState.CANCELLED, exc)
+    except MhError as exc:
+        _undo(ctx, exc)
+        _finish(ctx, OperationState.FAILED, exc)
+    except Exception:
+        # The boundary: a bug in a step or plugin ends its operation, not the worker.
+        logger.exception("operation %s failed", row.pk)
+        exc = StartFailed("Something unexpected went wrong; the worker's log has the details.")
+        _undo(ctx, exc)
+        _finish(ctx, OperationState.FAILED, exc)
+    finally:
+        done.set()
+        beat.join(BEAT_SECONDS * 2)
+
+
+def _beat(ctx: Context, done: threading.Event) -> None:
+    while not done.wait(BEAT_SECONDS):
+        try:
+            if not services.operation_beat(str(ctx.operation.pk), runner=ctx.runner):
+                if not done.is_set():
+                    ctx.lost.set()
+                break
+        except DatabaseError as exc:
+            logger.warning("heartbeat not written: %s", exc)
+    connections.close_all()
+
+
+def _take_steps(ctx: Context) -> None:
+    finished = set(ctx.operation.steps.filter(state=StepState.DONE).values_list("name", flat=True))
+    for step in plans.PLANS[ctx.operation.kind]:
+        name = plans.step_name(step)
+        if name in finished and name != "preflight":
+            continue
+        ctx.checkpoint()
+        ctx.step = name
+        services.step_begin(ctx.operation, name, runner=ctx.runner)
+        step(ctx)
+        services.step_end(ctx.operation, name, StepState.DONE)
+    services.operation_end(ctx.operation, OperationState.SUCCEEDED, runner=ctx.runner)
+
+
+def _undo(ctx: Context, exc: MhError) -> None:
+    """Leave a true state behind: an engine half started is cleared away, one half drained is let go on."""
+    if ctx.step:
+        services.step_end(ctx.operation, ctx.step, StepState.FAILED, exc.message)
+    try:
+        _undo_by_kind(ctx, exc)
+    except MhError as undoing:
+        logger.error("operation %s: clean-up failed: %s", ctx.operation.pk, undoing.message)  # noqa: TRY400
+
+
+def _undo_by_kind(ctx: Context, exc: MhError) -> None:
+    cancelled = isinstance(exc, OperationCancelled)
+    starting = ctx.step in {"start", "warm", "commit"}
+    if starting and ctx.operation.kind in {OperationKind.START, OperationKind.RESTART}:
+        detail = exc.detail if isinstance(exc, StartFailed) else ""
+        steps.undo_start(ctx, failure=exc.message, detail=detail, cancelled=cancelled)
+    elif ctx.step == "drain":
+        services.backend_undrain(actor=ctx.actor, name=ctx.operation.backend_id)
+        leases.gate_open(ctx.operation.backend_id)
+    elif ctx.step == "release":
+        services.backend_failed_to_stop(
+            actor=ctx.actor, name=ctx.operation.backend_id, failure=exc.message
+        )
+
+
+def _finish(ctx: Context, state: OperationState, exc: MhError) -> None:
+    detail = exc.detail if isinstance(exc, StartFailed) else ""
+    error = {"message": exc.message, "code": exc.code, "detail": detail}
+    services.operation_end(ctx.operation, state, runner=ctx.runner, error=error)

@@ -1,0 +1,96 @@
+"""What leaves the app, as CONTRACT.md's JSON: shapes of status and operations."""
+
+from typing import Any, Literal, TypedDict
+
+
+class ActivePayload(TypedDict):
+    """The backend that answers, or would answer if it ran."""
+
+    backend: str | None
+    engine: str | None
+    node: str
+    state: str
+    running: bool
+    health: str
+    model: str | None
+    version: str
+    endpoint: str
+    attached: bool
+    in_flight: int
+    since: str | None
+
+
+class AvailablePayload(TypedDict):
+    """One backend of the site."""
+
+    title: str
+    installed: bool
+    installing: float | None
+    running: bool
+    state: str
+    health: str
+    version: str
+    model: str | None
+    endpoint: str
+    attached: bool
+    in_flight: int
+    since: str | None
+    memory: int | None
+    metrics: dict[str, float | None]
+    reason: str
+    failure: str
+
+
+class StepPayload(TypedDict):
+    """One step of an operation."""
+
+    name: str
+    state: str
+    started_at: str
+    finished_at: str | None
+    message: str
+
+
+class OperationErrorPayload(TypedDict):
+    """Why an operation did not succeed."""
+
+    message: str
+    code: str
+    detail: str
+
+
+class OperationPayload(TypedDict):
+    """One operation."""
+
+    id: str
+    kind: str
+    backend: str
+    from_backend: str | None
+    state: str
+    step: str | None
+    steps: list[StepPayload]
+    progress: float
+    eta_seconds: float | None
+    requested_by: str
+    request_id: str
+    error: OperationErrorPayload | None
+    created_at: str
+    finished_at: str | None
+
+
+class StatusPayload(TypedDict):
+    """The answer of ``GET /api/llm-backend/status``."""
+
+    active: ActivePayload
+    available: dict[str, AvailablePayload]
+    operation: OperationPayload | None
+    gpus: list[dict[str, Any]]
+    deployment_mode: str
+    worker: bool
+    observed_at: str | None
+
+
+class StatusFrame(StatusPayload):
+    """The same as a ``/ws/status/`` frame."""
+
+    type: Literal["status"]

@@ -1,0 +1,485 @@
+"""Reads: status, operations, logs, and where a request can be sent."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from django.conf import settings
+from django.db.models import F
+
+from accounts.actors import Actor
+from accounts.permissions import Permission, is_allowed
+from backends import bus, leases, lifecycle, secrets, supervisor
+from backends.engines.base import Engine, Launch, ModelInfo, Target
+from backends.engines.registry import engine as engine_named
+from backends.errors import BackendNotRunning, InvalidOptions, UnknownBackend, UnknownOperation
+from backends.lifecycle import State
+from backends.models import (
+    OPEN_OPERATION_STATES,
+    Backend,
+    Operation,
+    OperationState,
+    OperationStep,
+    Switchboard,
+)
+from backends.payloads import (
+    ActivePayload,
+    AvailablePayload,
+    OperationPayload,
+    StatusPayload,
+    StepPayload,
+)
+
+#: Bytes of log read at once for somebody who follows it.
+_LOG_CHUNK = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ServingTarget:
+    """A backend that takes requests now."""
+
+    backend: str
+    engine: str
+    target: Target
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return moment.isoformat() if moment else None
+
+
+def backend_get(name: str) -> Backend:
+    """Return the row of backend ``name``.
+
+    Raises:
+        UnknownBackend: there is none; the message names those there are.
+    """
+    found = Backend.objects.filter(name=name).first()
+    if found is None:
+        names = ", ".join(Backend.objects.values_list("name", flat=True)) or "none"
+        msg = f"There is no backend called {name[:80]!r}. Backends here: {names}."
+        raise UnknownBackend(msg, param="backend")
+    return found
+
+
+def backend_list() -> list[Backend]:
+    """Return all backends by name."""
+    return list(Backend.objects.all())
+
+
+def backend_engine(backend: Backend) -> Engine:
+    """Return the plugin that runs ``backend``."""
+    return engine_named(backend.engine)
+
+
+def backend_options(backend: Backend, changes: dict[str, Any] | None = None) -> Any:
+    """Return the validated options of ``backend``, with ``changes`` on top.
+
+    Raises:
+        InvalidOptions: a value is unknown, of the wrong type or out of bounds; names the first one.
+    """
+    from pydantic import ValidationError
+
+    engine = backend_engine(backend)
+    values = {**backend.options, **secrets.unseal(backend.secrets), **(changes or {})}
+    try:
+        return engine.Options.model_validate(values)
+    except ValidationError as exc:
+        first = exc.errors(include_url=False, include_input=False)[0]
+        name = ".".join(str(part) for part in first["loc"]) or "options"
+        known = ", ".join(sorted(engine.Options.model_fields))
+        hint = f" Options are: {known}." if first["type"] == "extra_forbidden" else ""
+        reason = "unknown option." if first["type"] == "extra_forbidden" else f"{first['msg']}."
+        msg = f"{engine.title} option {name[:80]!r}: {reason}{hint}"
+        raise InvalidOptions(msg, param=f"options.{name[:80]}") from exc
+
+
+def backend_config(backend: Backend) -> dict[str, Any]:
+    """Return every option with its value; secrets only as whether they are set."""
+    options = backend_options(backend)
+    hidden = type(options).fields_with("secret")
+    values = options.model_dump(mode="json")
+    return {
+        "backend": backend.name,
+        "options": {name: value for name, value in values.items() if name not in hidden},
+        "secrets": {name: bool(values[name]) for name in sorted(hidden)},
+        "auto_start": backend.auto_start,
+        "schema": type(options).model_json_schema(),
+    }
+
+
+def backend_launch(backend: Backend, changes: dict[str, Any] | None = None) -> Launch:
+    """Return what would be started with the options of ``backend`` and ``changes``."""
+    return backend_engine(backend).launch(backend_options(backend, changes))
+
+
+def backend_models(name: str) -> list[ModelInfo]:
+    """Return the models on this machine that backend ``name`` can serve."""
+    backend = backend_get(name)
+    return backend_engine(backend).models(backend_options(backend))
+
+
+def backend_instance(backend: Backend) -> supervisor.Instance | None:
+    """Return the running start of ``backend``, or None when it has none."""
+    if not backend.instance_id:
+        return None
+    return supervisor.instance(settings.MH_HOME, backend.name, backend.instance_id)
+
+
+def backend_log(name: str, lines: int = 200) -> list[str]:
+    """Return the last lines of the current start of backend ``name``, or of the one before it."""
+    backend = backend_get(name)
+    inst = backend_instance(backend)
+    if inst is None and backend.last_instance_id:
+        inst = supervisor.instance(settings.MH_HOME, backend.name, backend.last_instance_id)
+    if inst is None:
+        return []
+    return [mask(line, backend) for line in supervisor.log_tail(inst, lines)]
+
+
+def mask(text: str, backend: Backend) -> str:
+    """Return ``text`` with the secret options of ``backend`` blotted out."""
+    for value in secrets.unseal(backend.secrets).values():
+        if value:
+            text = text.replace(value, "•••")
+    return text
+
+
+def backend_target(backend: Backend) -> Target:
+    """Return where the engine of ``backend`` answers."""
+    keys = secrets.unseal(backend.secrets)
+    return Target(
+        endpoint=backend.endpoint, served_model=backend.model, api_key=keys.get("apiKey", "")
+    )
+
+
+def switchboard() -> Switchboard:
+    """Return the row of site-wide choices."""
+    return Switchboard.objects.select_related("active_backend").get_or_create(pk=1)[0]
+
+
+def active_backend() -> Backend | None:
+    """Return the active backend: the one chosen, else the first there is."""
+    return switchboard().active_backend or Backend.objects.first()
+
+
+def serving_target(name: str | None = None) -> ServingTarget:
+    """Return where a request for backend ``name`` (None: the active one) can be sent now.
+
+    Raises:
+        UnknownBackend: there is no such backend.
+        BackendNotRunning: it is not serving; the message says what it is doing instead.
+    """
+    backend = backend_get(name) if name else active_backend()
+    if backend is None:
+        msg = "No engine plugin is installed, so there is no backend to answer."
+        raise BackendNotRunning(msg)
+    if not lifecycle.is_serving(State(backend.state)):
+        raise BackendNotRunning(_why_not_serving(backend), retry_after=_retry_after(backend))
+    return ServingTarget(backend.name, backend.engine, backend_target(backend))
+
+
+def _why_not_serving(backend: Backend) -> str:
+    title = backend_engine(backend).title
+    match State(backend.state):
+        case State.STARTING:
+            return f"{title} is starting. Try again when it is ready."
+        case State.DRAINING | State.STOPPING:
+            return f"{title} is being stopped. Start it again to chat."
+        case State.FAILED:
+            return f"{title} failed and is not running. Its owner can start it again."
+        case _:
+            return f"{title} is not running. Start it on the settings page or with: mh {backend.name} start"
+
+
+def _retry_after(backend: Backend) -> int | None:
+    return 10 if backend.state == State.STARTING else None
+
+
+def serving_targets() -> list[ServingTarget]:
+    """Return every backend that takes requests now, the active one first."""
+    active = active_backend()
+    rows = Backend.objects.filter(state__in=[state.value for state in lifecycle.SERVING])
+    ordered = sorted(rows, key=lambda row: active is None or row.pk != active.pk)
+    return [ServingTarget(row.name, row.engine, backend_target(row)) for row in ordered]
+
+
+def in_flight(name: str) -> int:
+    """Return how many requests are in flight to backend ``name``."""
+    return leases.in_flight(name)
+
+
+def worker_alive() -> bool:
+    """Return whether a worker of this GPU machine is running."""
+    return bus.worker_alive(settings.MH_NODE)
+
+
+def detect() -> dict[str, dict[str, Any]]:
+    """Return for every backend what is installed and running, from the observer's snapshot."""
+    snapshot = _snapshot()
+    return {
+        backend.name: {
+            key: payload[key]  # type: ignore[literal-required]
+            for key in ("title", "installed", "installing", "running", "version", "model", "reason")
+        }
+        for backend in backend_list()
+        for payload in [_available(backend, snapshot)]
+    }
+
+
+def detection_now(backend: Backend) -> dict[str, Any]:
+    """Look for the engine of ``backend`` on this machine. For the observer, and where none runs."""
+    found = backend_engine(backend).detect()
+    return {
+        "installed": found.installed,
+        "installing": found.installing,
+        "version": found.version,
+        "reason": found.reason,
+    }
+
+
+def status() -> StatusPayload:
+    """Return the whole state of the switchboard. Reads rows and a snapshot; probes nothing."""
+    snapshot = _snapshot()
+    rows = backend_list()
+    chosen = active_backend()
+    available = {row.name: _available(row, snapshot) for row in rows}
+    return StatusPayload(
+        active=_active(chosen, available, rows),
+        available=available,
+        operation=operation_current(),
+        gpus=snapshot.get("gpus", []),
+        deployment_mode=switchboard().deployment_mode,
+        worker=worker_alive(),
+        observed_at=snapshot.get("observed_at"),
+    )
+
+
+def _snapshot() -> dict[str, Any]:
+    return bus.snapshot_read(settings.MH_NODE) or {}
+
+
+def _active(
+    chosen: Backend | None, available: dict[str, AvailablePayload], rows: Iterable[Backend]
+) -> ActivePayload:
+    """Prefer the chosen backend; when it is off and another one runs, that one answers."""
+    running = next((row for row in rows if available[row.name]["running"]), None)
+    row = chosen if chosen is None or available[chosen.name]["running"] else running or chosen
+    if row is None:
+        return ActivePayload(
+            backend=None, engine=None, node=settings.MH_NODE, state=State.STOPPED, running=False,
+            health=lifecycle.Health.OFFLINE, model=None, version="", endpoint="", attached=False,
+            in_flight=0, since=None,
+        )  # fmt: skip
+    facts = available[row.name]
+    return ActivePayload(
+        backend=row.name, engine=row.engine, node=row.node, state=facts["state"],
+        running=facts["running"], health=facts["health"], model=facts["model"],
+        version=facts["version"], endpoint=facts["endpoint"], attached=facts["attached"],
+        in_flight=facts["in_flight"], since=facts["since"],
+    )  # fmt: skip
+
+
+def _available(row: Backend, snapshot: dict[str, Any]) -> AvailablePayload:
+    state = State(row.state)
+    seen = snapshot.get("backends", {}).get(row.name) or {}
+    found = seen.get("detection") or detection_now(row)
+    return AvailablePayload(
+        title=backend_engine(row).title,
+        installed=found["installed"],
+        installing=found["installing"],
+        running=lifecycle.is_serving(state) or state == State.DRAINING,
+        state=state,
+        health=lifecycle.health_of(state),
+        version=row.version or found["version"],
+        model=row.model or None,
+        endpoint=row.endpoint or _configured_endpoint(row),
+        attached=row.attached,
+        in_flight=leases.in_flight(row.name),
+        since=_iso(row.state_since),
+        memory=seen.get("memory"),
+        metrics=seen.get("metrics") or {},
+        reason=found["reason"],
+        failure=row.failure,
+    )
+
+
+def _configured_endpoint(row: Backend) -> str:
+    options = row.options
+    defaults = backend_engine(row).Options.model_fields
+    host = options.get("host") or (defaults["host"].default if "host" in defaults else "127.0.0.1")
+    port = options.get("port") or (defaults["port"].default if "port" in defaults else None)
+    return f"http://{host}:{port}" if port else ""
+
+
+def operation_get(operation_id: str) -> Operation:
+    """Return one operation.
+
+    Raises:
+        UnknownOperation: there is none with this id.
+    """
+    from django.core.exceptions import ValidationError
+
+    try:
+        return Operation.objects.prefetch_related("steps").get(pk=operation_id)
+    except (Operation.DoesNotExist, ValidationError) as exc:
+        msg = f"There is no operation {operation_id!s:.80}. See GET /api/llm-backend/operations."
+        raise UnknownOperation(msg, param="id") from exc
+
+
+def operation_list(limit: int = 50, offset: int = 0) -> list[Operation]:
+    """Return operations, newest first."""
+    return list(Operation.objects.prefetch_related("steps")[offset : offset + limit])
+
+
+def operation_current() -> OperationPayload | None:
+    """Return the operation running on this machine, else the first one waiting."""
+    row = (
+        Operation.objects.filter(node=settings.MH_NODE, state__in=OPEN_OPERATION_STATES)
+        .prefetch_related("steps")
+        .order_by(F("started_at").asc(nulls_last=True), "created_at")
+        .first()
+    )
+    return operation_payload(row) if row else None
+
+
+def operation_payload(row: Operation) -> OperationPayload:
+    """Return ``row`` as clients see it. The engine's own line is for operators, who alone may ask."""
+    steps = [_step(step) for step in row.steps.all()]
+    return OperationPayload(
+        id=str(row.pk),
+        kind=row.kind,
+        backend=row.backend_id,
+        from_backend=row.from_backend or None,
+        state=row.state,
+        step=steps[-1]["name"] if steps else None,
+        steps=steps,
+        progress=round(row.progress, 3),
+        eta_seconds=row.eta_seconds,
+        requested_by=row.requested_by_name,
+        request_id=row.request_id,
+        error=row.error,
+        created_at=row.created_at.isoformat(),
+        finished_at=_iso(row.finished_at),
+    )
+
+
+def _step(step: OperationStep) -> StepPayload:
+    return StepPayload(
+        name=step.name,
+        state=step.state,
+        started_at=step.started_at.isoformat(),
+        finished_at=_iso(step.finished_at),
+        message=step.message,
+    )
+
+
+def operation_wait(operation_id: str, seconds: float) -> Operation:
+    """Return the operation as soon as it has ended, at the latest after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while True:
+        row = operation_get(operation_id)
+        if row.state not in OPEN_OPERATION_STATES or time.monotonic() >= deadline:
+            return row
+        time.sleep(0.1)
+
+
+def start_seconds_expected(backend: Backend, kind: str) -> float | None:
+    """Return how long such an operation took of late: the median of the last five that succeeded."""
+    spans = [
+        (row.finished_at - row.started_at).total_seconds()
+        for row in Operation.objects.filter(
+            backend=backend, kind=kind, state=OperationState.SUCCEEDED
+        )[:5]
+        if row.finished_at and row.started_at
+    ]
+    return median(spans) if spans else None
+
+
+def now() -> datetime:
+    """Return the time, with its zone."""
+    return datetime.now(tz=UTC)
+
+
+def backend_owner_id(name: str) -> int | None:
+    """Return the primary key of the owner of backend ``name``; None without one, or without a backend."""
+    return Backend.objects.filter(name=name).values_list("owner_id", flat=True).first()
+
+
+def backend_is_running(backend: Backend) -> bool:
+    """Return whether the engine of ``backend`` takes requests."""
+    return lifecycle.is_serving(State(backend.state))
+
+
+def operation_backend_owner_id(operation_id: str) -> int | None:
+    """Return the primary key of the owner of the operation's backend; None if anything is unknown."""
+    try:
+        return operation_get(operation_id).backend.owner_id
+    except UnknownOperation:
+        return None
+
+
+def _is_operator(actor: Actor) -> bool:
+    return is_allowed(actor.user, Permission.BACKENDS_OPERATE, scopes=actor.scopes)
+
+
+def status_for(actor: Actor, status: StatusPayload) -> dict[str, Any]:
+    """Return ``status`` without the engine's own words, unless ``actor`` operates backends."""
+    return frame_for(actor, dict(status))
+
+
+def frame_for(actor: Actor, frame: dict[str, Any]) -> dict[str, Any]:
+    """Return a published frame as ``actor`` may see it."""
+    operation = frame.get("operation")
+    if _is_operator(actor) or not operation or not operation.get("error"):
+        return frame
+    error = {**operation["error"], "detail": ""}
+    return {**frame, "operation": {**operation, "error": error}}
+
+
+class LogFollower:
+    """Reads what is added to a backend's log, across starts and rotations."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._instance_id, self._offset = self._end()
+
+    def _end(self) -> tuple[str, int]:
+        inst = self._current()
+        if inst is None:
+            return "", 0
+        path = supervisor.log_path(inst)
+        return inst.instance_id, path.stat().st_size if path.exists() else 0
+
+    def _current(self) -> supervisor.Instance | None:
+        return backend_instance(backend_get(self._name))
+
+    def read(self) -> tuple[list[str], bool]:
+        """Return the lines added since the last call, and whether they are of a new start."""
+        backend = backend_get(self._name)
+        inst = backend_instance(backend)
+        if inst is None:
+            return [], False
+        fresh = inst.instance_id != self._instance_id
+        if fresh:
+            self._instance_id, self._offset = inst.instance_id, 0
+        path = supervisor.log_path(inst)
+        if not path.exists():
+            return [], fresh
+        text = self._added(path)
+        return [mask(line, backend) for line in text.splitlines()], fresh
+
+    def _added(self, path: Path) -> str:
+        """Return whole lines after the last offset; a file that shrank was rotated."""
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            if size < self._offset:
+                self._offset = 0
+            file.seek(self._offset)
+            data = file.read(_LOG_CHUNK)
+        whole = data.rfind(b"\n") + 1
+        self._offset += whole
+        return data[:whole].decode(errors="replace")

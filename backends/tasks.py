@@ -1,0 +1,60 @@
+"""What the worker of a GPU machine does: run operations when woken, and look by itself once a second.
+
+The database is the truth about operations; Celery's message only wakes. So an operation asked for
+while no worker ran, or left by one that was killed, is found by the next one that lives.
+"""
+
+import logging
+import threading
+from typing import Any
+
+from celery import shared_task
+from celery.signals import worker_ready, worker_shutting_down
+from django.conf import settings
+from django.db import DatabaseError, connections
+
+from backends import bus
+from backends.operations.runner import has_work, run_operations
+
+logger = logging.getLogger(__name__)
+
+_stopping = threading.Event()
+
+
+@shared_task(name="backends.run_operations")
+def run_operations_task(node: str) -> None:
+    """Run what waits for ``node``."""
+    run_operations(node)
+
+
+@worker_ready.connect
+def _on_ready(**_: Any) -> None:
+    _stopping.clear()
+    threading.Thread(target=_pulse, name="mh-pulse", daemon=True).start()
+
+
+@worker_shutting_down.connect
+def _on_shutdown(**_: Any) -> None:
+    _stopping.set()
+    bus.worker_gone(settings.MH_NODE)
+
+
+def _pulse() -> None:
+    """Say once a second that this worker lives, and pick up what waits."""
+    while not _stopping.is_set():
+        bus.worker_beat(settings.MH_NODE)
+        try:
+            if has_work(settings.MH_NODE):
+                threading.Thread(target=_run_here, name="mh-runner", daemon=True).start()
+        except DatabaseError as exc:
+            logger.warning("cannot look for operations: %s", exc)
+        finally:
+            connections.close_all()
+        _stopping.wait(1.0)
+
+
+def _run_here() -> None:
+    try:
+        run_operations(settings.MH_NODE)
+    finally:
+        connections.close_all()
