@@ -20,11 +20,18 @@ class Actor:
     surface: Surface
     request_id: str = ""
     source_address: str = ""
+    #: Scopes of the token used, if one was; they only ever narrow what ``user`` may do.
+    scopes: tuple[str, ...] = ()
 
     @classmethod
     def system(cls, *, request_id: str = "") -> Self:
         """Return the actor of things nobody asked for: an engine that died, a boot, an observer."""
         return cls(user=None, surface="system", request_id=request_id)
+
+    @property
+    def is_system(self) -> bool:
+        """Whether this is the site itself, which no request can claim to be."""
+        return self.user is None and self.surface == "system"
 
     @property
     def name(self) -> str:

@@ -6,4 +6,6 @@ from django.apps import AppConfig
 class AccountsConfig(AppConfig):
     """Users, roles and tokens."""
 
+    """Users, roles and tokens."""
+
     name = "accounts"

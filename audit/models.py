@@ -41,7 +41,9 @@ class Event(models.Model):
 
     uid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     created_at = models.DateTimeField(db_index=True)
-    event = models.CharField(max_length=64, db_index=True, help_text="dotted name: operation.started")
+    event = models.CharField(
+        max_length=64, db_index=True, help_text="dotted name: operation.started"
+    )
     category = models.CharField(max_length=16, choices=Category.choices, db_index=True)
     level = models.CharField(max_length=8, choices=Level.choices, default=Level.INFO)
     outcome = models.CharField(max_length=8, choices=Outcome.choices, default=Outcome.SUCCESS)

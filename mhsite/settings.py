@@ -1,11 +1,15 @@
 """Settings of the site. Every name starting with ``MH_`` is documented in docs/reference/settings.md."""
 
 import socket
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 import environ
 import structlog
+from django.http import HttpRequest
+from django.templatetags.static import static
+from django.urls import reverse
 
 from mhsite import home
 
@@ -34,8 +38,8 @@ MH_CORS_ORIGINS = env.list("MH_CORS_ORIGINS", default=[])
 
 INSTALLED_APPS = [
     "daphne",
-    "unfold",
-    "django.contrib.admin",
+    "unfold.apps.BasicAppConfig",
+    "mhsite.admin_config.MhAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -57,14 +61,15 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "mhsite.middleware.request_context",
     "mhsite.middleware.errors_as_json",
-    "django.middleware.security.SecurityMiddleware",
-    "whitenoise.middleware.WhiteNoiseMiddleware",
-    "django.contrib.sessions.middleware.SessionMiddleware",
-    "django.middleware.common.CommonMiddleware",
+    "mhsite.middleware.cors",
+    "mhsite.middleware.SecurityMiddleware",
+    "mhsite.middleware.StaticFilesMiddleware",
+    "mhsite.middleware.SessionMiddleware",
+    "mhsite.middleware.CommonMiddleware",
     "mhsite.middleware.TokenAwareCsrfMiddleware",
-    "django.contrib.auth.middleware.AuthenticationMiddleware",
-    "django.contrib.messages.middleware.MessageMiddleware",
-    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "mhsite.middleware.AuthenticationMiddleware",
+    "mhsite.middleware.MessageMiddleware",
+    "mhsite.middleware.XFrameOptionsMiddleware",
 ]
 
 ROOT_URLCONF = "mhsite.urls"
@@ -201,3 +206,89 @@ structlog.configure(
     logger_factory=structlog.stdlib.LoggerFactory(),
     cache_logger_on_first_use=True,
 )
+
+
+def _admin_page(name: str) -> Callable[[HttpRequest], str]:
+    """Return what the sidebar asks for a page's address; resolved late, when the URLs are there."""
+    return lambda _request: reverse(f"admin:{name}")
+
+
+def _staff(request: HttpRequest) -> bool:
+    """Return whether the sidebar shows pages that are for owners."""
+    return bool(getattr(request.user, "is_staff", False))
+
+
+UNFOLD = {
+    "SITE_TITLE": "mh",
+    "SITE_HEADER": "mh",
+    "SITE_SUBHEADER": "LLM switchboard",
+    "SITE_SYMBOL": "alt_route",
+    "SITE_URL": None,
+    "SITE_FAVICONS": [
+        {"rel": "icon", "type": "image/svg+xml", "href": lambda _request: static("mh/icon.svg")}
+    ],
+    "SHOW_HISTORY": False,
+    "SHOW_VIEW_ON_SITE": False,
+    "BORDER_RADIUS": "6px",
+    "COLORS": {
+        # Teal (Tailwind's, in oklch): legible on both themes, and no state's colour.
+        "primary": {
+            "50": "oklch(98.4% .014 180.72)",
+            "100": "oklch(95.3% .051 180.801)",
+            "200": "oklch(91% .096 180.426)",
+            "300": "oklch(85.5% .138 181.071)",
+            "400": "oklch(77.7% .152 181.912)",
+            "500": "oklch(70.4% .14 182.503)",
+            "600": "oklch(51.1% .096 186.391)",
+            "700": "oklch(43.7% .078 188.216)",
+            "800": "oklch(38.6% .063 188.416)",
+            "900": "oklch(33.5% .053 189.5)",
+            "950": "oklch(27.7% .046 192.524)",
+        },
+    },
+    "SIDEBAR": {
+        "show_search": False,
+        "show_all_applications": False,
+        "navigation": [
+            {
+                "title": "System",
+                "items": [
+                    {
+                        "title": "LLM Backend",
+                        "icon": "memory",
+                        "link": _admin_page("llm-backend"),
+                    },
+                    {
+                        "title": "Operations",
+                        "icon": "history",
+                        "link": _admin_page("backends_operation_changelist"),
+                        "permission": _staff,
+                    },
+                    {
+                        "title": "Audit events",
+                        "icon": "fact_check",
+                        "link": _admin_page("audit_event_changelist"),
+                        "permission": _staff,
+                    },
+                ],
+            },
+            {
+                "title": "People",
+                "items": [
+                    {
+                        "title": "Users",
+                        "icon": "group",
+                        "link": _admin_page("accounts_user_changelist"),
+                        "permission": _staff,
+                    },
+                    {
+                        "title": "Tokens",
+                        "icon": "key",
+                        "link": _admin_page("accounts_token_changelist"),
+                        "permission": _staff,
+                    },
+                ],
+            },
+        ],
+    },
+}

@@ -1,0 +1,116 @@
+"""From a request to the one who asks."""
+
+import secrets
+from contextvars import ContextVar, Token
+
+from asgiref.sync import sync_to_async
+from django.db import close_old_connections
+from django.http import HttpRequest
+
+from accounts import services
+from accounts.actors import Actor, Surface
+from accounts.errors import NotAuthenticated
+from accounts.models import Token as BearerToken
+from accounts.models import User
+
+_request_id: ContextVar[str] = ContextVar("mh_request_id", default="")
+
+
+def current_request_id() -> str:
+    """Return the id of the request being answered, empty outside of one."""
+    return _request_id.get()
+
+
+def request_id_new() -> str:
+    """Return a new id for a request: 16 random bytes, hexadecimal."""
+    return secrets.token_hex(16)
+
+
+def request_id_set(value: str) -> Token[str]:
+    """Make ``value`` the id of the request being answered; give the result to ``request_id_reset``."""
+    return _request_id.set(value)
+
+
+def request_id_reset(token: Token[str]) -> None:
+    """Undo ``request_id_set``."""
+    _request_id.reset(token)
+
+
+def source_address(request: HttpRequest) -> str:
+    """Return the address the connection came from, as the server saw it."""
+    return str(request.META.get("REMOTE_ADDR") or "")[:64]
+
+
+def bearer_of(header: str) -> str | None:
+    """Return the token of an ``Authorization`` header's value; None where it is of another scheme.
+
+    Raises:
+        NotAuthenticated: the scheme is ``Bearer`` and what follows is not one word.
+    """
+    scheme, _, rest = header.strip().partition(" ")
+    if scheme.lower() != "bearer":
+        return None
+    token = rest.strip()
+    if not token or " " in token:
+        raise NotAuthenticated(
+            "The Authorization header must be 'Bearer <token>'. Create a token with `mh token create`.",
+            code="invalid_token",
+        )
+    return token
+
+
+def has_bearer(request: HttpRequest) -> bool:
+    """Return whether the request brings a bearer token, good or bad. Its cookies then count for nothing."""
+    return request.headers.get("Authorization", "").strip().lower().partition(" ")[0] == "bearer"
+
+
+def actor_of(request: HttpRequest, surface: Surface = "rest") -> Actor:
+    """Return who asks in a synchronous view, DRF's or a plain one.
+
+    Raises:
+        NotAuthenticated: a plain view's bearer token is unknown, revoked or expired.
+    """
+    auth = getattr(request, "auth", None)
+    if auth is None and has_bearer(request):
+        auth = _token_of(request)
+    if isinstance(auth, BearerToken):
+        return _actor(request, surface, auth.user, tuple(auth.scopes))
+    return _actor(request, surface, getattr(request, "user", None))
+
+
+async def authenticate(request: HttpRequest, surface: Surface) -> Actor:
+    """Return who asks in a plain async view; ``Actor.user`` is None where nobody is signed in.
+
+    Holds no database connection after it returns. CSRF is checked by the middleware.
+
+    Raises:
+        NotAuthenticated: the bearer token is unknown, revoked or expired.
+    """
+    return await sync_to_async(_authenticate)(request, surface)
+
+
+def _authenticate(request: HttpRequest, surface: Surface) -> Actor:
+    try:
+        return actor_of(request, surface)
+    finally:
+        close_old_connections()
+
+
+def _token_of(request: HttpRequest) -> BearerToken:
+    plain = bearer_of(request.headers.get("Authorization", ""))
+    return services.token_use(plain or "", source_address=source_address(request))
+
+
+def _actor(
+    request: HttpRequest, surface: Surface, user: object, scopes: tuple[str, ...] = ()
+) -> Actor:
+    signed_in = user if getattr(user, "is_authenticated", False) else None
+    # ``request.user`` is Django's lazy wrapper; what it wraps is what everybody else expects.
+    wrapped = getattr(signed_in, "_wrapped", signed_in)
+    return Actor(
+        user=wrapped if isinstance(wrapped, User) else None,
+        surface=surface,
+        request_id=current_request_id(),
+        source_address=source_address(request),
+        scopes=scopes,
+    )
