@@ -9,6 +9,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 #: A unix socket's path may have 107 bytes on Linux (unix(7), ``sun_path``).
 SOCKET_PATH_MAX = 107
+#: Some servers bind to a longer name first and rename it (supervisor adds ``.<pid>``).
+SOCKET_PATH_SPARE = 9
 
 
 def home() -> Path:
@@ -45,17 +47,30 @@ def secret_key() -> str:
     return key
 
 
-def broker_socket() -> Path:
-    """Return the path of the embedded Valkey's socket: under ``MH_HOME`` where the path is short enough."""
-    path = home() / "run" / "broker.sock"
-    if len(os.fsencode(path)) <= SOCKET_PATH_MAX:
+def folder(name: str) -> Path:
+    """Return the folder ``name`` of ``MH_HOME``, created with mode 0700."""
+    path = home() / name
+    path.mkdir(mode=0o700, exist_ok=True)
+    return path
+
+
+def run_socket(name: str) -> Path:
+    """Return the path of a unix socket: in ``MH_HOME/run`` where that is short enough, else in the
+    temporary folder, in a folder of this user and this ``MH_HOME``."""
+    path = folder("run") / name
+    if len(os.fsencode(path)) + SOCKET_PATH_SPARE <= SOCKET_PATH_MAX:
         return path
-    short = Path(tempfile.gettempdir()) / f"mh-{os.getuid()}-{abs(hash_path(home())):x}"
+    short = Path(tempfile.gettempdir()) / f"mh-{os.getuid()}-{hash_path(home()):x}"
     short.mkdir(mode=0o700, exist_ok=True)
     if short.stat().st_uid != os.getuid():
         msg = f"{short} belongs to somebody else; set MH_HOME to a shorter path."
         raise PermissionError(msg)
-    return short / "broker.sock"
+    return short / name
+
+
+def broker_socket() -> Path:
+    """Return the path of the embedded Valkey's socket."""
+    return run_socket("broker.sock")
 
 
 def hash_path(path: Path) -> int:

@@ -1,0 +1,107 @@
+"""What must be true before the site serves: a migrated database, rows, an owner, first settings.
+
+Everything here may be called again at any time. Django must be set up.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from django.core.management import call_command
+from django.db import DatabaseError, transaction
+
+from accounts.actors import Actor
+from accounts.errors import InvalidRequest
+from mhsite import home
+
+logger = logging.getLogger(__name__)
+
+#: Files read at first boot, and what takes each. A file that is not there is no settings.
+SETTINGS_FILES = ("llm-backend.json", "models.json", "deployment.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The owner account."""
+
+    username: str
+    #: Only when it was made up just now; it is shown once and kept nowhere.
+    generated_password: str | None
+
+
+def database_prepare() -> Owner:
+    """Migrate, make the rows and the owner, and read ``etc/*.json`` when there was no owner before.
+
+    Raises:
+        InvalidRequest: a settings file is not JSON.
+        MhError: a settings file is refused; nothing of the first boot is kept then.
+    """
+    from accounts.selectors import owner_first
+    from accounts.services import owner_ensure
+    from backends.services import backends_ensure
+
+    call_command("migrate", interactive=False, verbosity=0)
+    first = owner_first() is None
+    with transaction.atomic():
+        backends_ensure()
+        if first:
+            settings_import(home.REPOSITORY / "etc")
+        user, generated = owner_ensure(
+            os.environ.get("MH_OWNER_USERNAME") or "owner", os.environ.get("MH_OWNER_PASSWORD")
+        )
+    return Owner(user.get_username(), generated)
+
+
+def is_prepared() -> bool:
+    """Return whether ``database_prepare`` has run on this database."""
+    from accounts.selectors import owner_first
+
+    try:
+        return owner_first() is not None
+    except DatabaseError:
+        return False
+
+
+def settings_import(folder: Path) -> None:
+    """Read the settings files of ``folder`` into the database."""
+    importers = _importers()
+    for name in SETTINGS_FILES:
+        path = folder / name
+        if path.exists() and name in importers:
+            importers[name](Actor.system(), read_json(path))
+            logger.info("settings read from %s", path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in ``path``.
+
+    Raises:
+        InvalidRequest: it holds something else.
+    """
+    try:
+        data = json.loads(path.read_text())
+    except ValueError as exc:
+        raise InvalidRequest(f"{path} is not JSON: {exc}", code="invalid_file") from exc
+    if not isinstance(data, dict):
+        raise InvalidRequest(f"{path} must hold a JSON object.", code="invalid_file")
+    return data
+
+
+def _importers() -> dict[str, Callable[[Actor, dict[str, Any]], object]]:
+    """Return what takes each file, of the apps that take one."""
+    import backends.services
+    import router.services
+
+    found = {
+        "llm-backend.json": getattr(backends.services, "config_import", None),
+        "models.json": getattr(router.services, "registry_import", None),
+    }
+    return {name: _keyword(take) for name, take in found.items() if take is not None}
+
+
+def _keyword(take: Callable[..., object]) -> Callable[[Actor, dict[str, Any]], object]:
+    return lambda actor, data: take(actor=actor, data=data)

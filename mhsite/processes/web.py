@@ -1,0 +1,97 @@
+"""The web server: one of three ASGI servers, all set up alike.
+
+Open streams do not keep a stopping server alive: each gives them ``GRACE`` seconds.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any, Final
+
+from mhsite.processes.death import die_with_parent
+
+APPLICATION: Final = "mhsite.asgi:application"
+#: Seconds that requests under way get when the server is told to stop.
+GRACE: Final = 3
+
+
+def serve(name: str, host: str, port: int) -> None:
+    """Serve the site until told to stop.
+
+    Args:
+        name: ``uvicorn``, ``granian`` or ``daphne``.
+        host: address to listen on.
+        port: port to listen on.
+    """
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mhsite.settings")
+    SERVERS[name](host, port)
+
+
+def _uvicorn(host: str, port: int) -> None:
+    import uvicorn
+
+    uvicorn.run(
+        APPLICATION,
+        host=host,
+        port=port,
+        loop="uvloop",
+        http="httptools",
+        ws="websockets-sansio",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=GRACE,
+    )
+
+
+def _granian(host: str, port: int) -> None:
+    from granian.constants import HTTPModes, Interfaces, Loops
+    from granian.server import Server
+
+    server = Server(
+        APPLICATION,
+        address=host,
+        port=port,
+        interface=Interfaces.ASGINL,
+        loop=Loops.uvloop,
+        http=HTTPModes.http1,
+        websockets=True,
+        log_access=False,
+        log_dictconfig={"root": {"handlers": []}},
+        respawn_failed_workers=True,
+        workers_kill_timeout=GRACE,
+        process_name="mh-web",
+    )
+    server.serve(target_loader=_granian_application, wrap_loader=False)
+
+
+def _granian_application() -> Any:
+    """Load the application in granian's worker, which dies with granian's main process."""
+    die_with_parent()
+    from mhsite.asgi import application
+
+    return application
+
+
+def _daphne(host: str, port: int) -> None:
+    from daphne.endpoints import build_endpoint_description_strings
+    from daphne.server import Server
+
+    from mhsite.asgi import application
+
+    Server(
+        application=application,
+        endpoints=build_endpoint_description_strings(host=host, port=port),
+        application_close_timeout=GRACE,
+        server_name="",
+        verbosity=0,
+    ).run()
+
+
+SERVERS: Final[dict[str, Callable[[str, int], None]]] = {
+    "uvicorn": _uvicorn,
+    "granian": _granian,
+    "daphne": _daphne,
+}
