@@ -1,0 +1,22 @@
+# mypy: ignore-errors
+"""Turn a GGUF file into a folder vLLM can serve. Run by the engine's own Python, never imported here.
+
+Usage: python demo_model.py FILE.gguf FOLDER
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+source, target = Path(sys.argv[1]), Path(sys.argv[2])
+model = AutoModelForCausalLM.from_pretrained(
+    source.parent,
+    gguf_file=source.name,
+    quantization_config=GgufConfig(dequantize=True),
+    dtype=torch.bfloat16,
+)
+tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+model.save_pretrained(target)
+tokenizer.save_pretrained(target)
