@@ -1,0 +1,176 @@
+"""Read the GPUs of this machine through NVML. Nothing here raises: what cannot be read is None."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pynvml
+import structlog
+
+log = structlog.get_logger(__name__)
+
+#: Seconds between attempts to reach a driver that is not there or does not answer.
+RETRY_INTERVAL: Final = 10.0
+
+
+@dataclass(frozen=True)
+class GpuProcess:
+    """A process that uses a GPU."""
+
+    pid: int
+    #: Bytes on this GPU; None where the driver does not say.
+    memory: int | None
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU, as it is now; None for what the driver does not say."""
+
+    index: int
+    name: str | None
+    uuid: str | None
+    #: Bytes. ``memory_used`` is what ``nvidia-smi`` shows: without the driver's own reserve.
+    memory_total: int | None
+    memory_used: int | None
+    #: Percent of the last sampling period in which a kernel ran.
+    utilization: int | None
+    processes: tuple[GpuProcess, ...] = ()
+
+
+def memory_held(gpus_now: Iterable[Gpu], pids: Collection[int]) -> int | None:
+    """Return the bytes ``pids`` hold on all GPUs; None when one holds an amount that nobody knows."""
+    amounts = [p.memory for gpu in gpus_now for p in gpu.processes if p.pid in pids]
+    return None if None in amounts else sum(amount or 0 for amount in amounts)
+
+
+def gpus() -> list[Gpu]:
+    """Return every GPU, in the driver's order; an empty list without GPUs or without a driver."""
+    return _READER.read()
+
+
+class Reader:
+    """Keeps NVML initialised between reads, and begins anew when the driver went away."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Use ``clock`` (seconds) to space the attempts."""
+        self._clock = clock
+        self._lock = threading.Lock()
+        #: The process that initialised NVML: a fork cannot use its parent's.
+        self._owner: int | None = None
+        self._retry_at = float("-inf")
+        self._trouble = ""
+
+    def read(self) -> list[Gpu]:
+        """Return every GPU; an empty list while the driver cannot be reached."""
+        with self._lock:
+            if not self._ready():
+                return []
+            try:
+                count = pynvml.nvmlDeviceGetCount()
+            except pynvml.NVMLError as error:
+                self._forget(error)
+                return []
+            found = [_read_gpu(index) for index in range(count)]
+            if found and all(gpu.uuid is None and gpu.memory_total is None for gpu in found):
+                self._forget(None)  # answers, and knows nothing: lost GPUs, or a replaced driver
+            else:
+                self._say("")
+            return found
+
+    def _ready(self) -> bool:
+        if self._owner == os.getpid():
+            return True
+        if self._clock() < self._retry_at:
+            return False
+        try:
+            pynvml.nvmlInit()
+        except (pynvml.NVMLError, OSError) as error:
+            self._retry_at = self._clock() + RETRY_INTERVAL
+            self._say(str(error))
+            return False
+        self._owner = os.getpid()
+        return True
+
+    def _forget(self, error: Exception | None) -> None:
+        """Let go of NVML, so that the next read starts it again."""
+        self._say(str(error or "no GPU answers"))
+        self._owner = None
+        self._retry_at = self._clock() + RETRY_INTERVAL
+        _asked(pynvml.nvmlShutdown)
+
+    def _say(self, trouble: str) -> None:
+        """Log each kind of trouble once, and its end."""
+        if trouble == self._trouble:
+            return
+        if trouble:
+            log.info("gpu.unreadable", reason=trouble)
+        else:
+            log.info("gpu.readable_again")
+        self._trouble = trouble
+
+
+_READER: Final = Reader()
+
+
+def _asked(question: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Return the driver's answer, or None when it has none.
+
+    Attributes and functions missing in a version of the binding, and values it cannot decode, are
+    no answer either.
+    """
+    try:
+        return question(*args, **kwargs)
+    except (pynvml.NVMLError, AttributeError, TypeError, ValueError, OSError):
+        return None
+
+
+def _read_gpu(index: int) -> Gpu:
+    handle = _asked(pynvml.nvmlDeviceGetHandleByIndex, index)
+    if handle is None:
+        return Gpu(index, None, None, None, None, None)
+    memory = _memory(handle)
+    utilization = _asked(pynvml.nvmlDeviceGetUtilizationRates, handle)
+    return Gpu(
+        index=index,
+        name=_text(_asked(pynvml.nvmlDeviceGetName, handle)),
+        uuid=_text(_asked(pynvml.nvmlDeviceGetUUID, handle)),
+        memory_total=_number(getattr(memory, "total", None)),
+        memory_used=_number(getattr(memory, "used", None)),
+        utilization=_number(getattr(utilization, "gpu", None)),
+        processes=_processes(handle),
+    )
+
+
+def _memory(handle: Any) -> Any:
+    """Return the memory without the driver's reserve; with it where an old driver knows no other."""
+    version = getattr(pynvml, "nvmlMemory_v2", None)
+    memory = _asked(pynvml.nvmlDeviceGetMemoryInfo, handle, version=version) if version else None
+    return memory or _asked(pynvml.nvmlDeviceGetMemoryInfo, handle)
+
+
+def _processes(handle: Any) -> tuple[GpuProcess, ...]:
+    """Return who uses the GPU; a process that both computes and draws is listed once."""
+    found: dict[int, int | None] = {}
+    for question in (
+        "nvmlDeviceGetComputeRunningProcesses",
+        "nvmlDeviceGetGraphicsRunningProcesses",
+    ):
+        for process in _asked(getattr(pynvml, question, None) or list, handle) or ():
+            memory = _number(getattr(process, "usedGpuMemory", None))
+            known = found.get(process.pid)
+            found[process.pid] = memory if known is None else max(known, memory or 0)
+    return tuple(GpuProcess(pid, found[pid]) for pid in sorted(found))
+
+
+def _text(value: Any) -> str | None:
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return str(value) if value is not None else None
+
+
+def _number(value: Any) -> int | None:
+    """Return a count; None for NVML's "not available", which is the largest unsigned number."""
+    return int(value) if isinstance(value, int) and 0 <= value < 1 << 63 else None
