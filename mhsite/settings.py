@@ -1,7 +1,6 @@
 """Settings of the site. Every name starting with ``MH_`` is documented in docs/reference/settings.md."""
 
 import socket
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import environ
 import structlog
 from django.http import HttpRequest
 from django.templatetags.static import static
-from django.urls import reverse
+from django.urls import reverse_lazy
 
 from mhsite import home
 
@@ -210,11 +209,6 @@ structlog.configure(
 )
 
 
-def _admin_page(name: str) -> Callable[[HttpRequest], str]:
-    """Return what the sidebar asks for a page's address; resolved late, when the URLs are there."""
-    return lambda _request: reverse(f"admin:{name}")
-
-
 def _staff(request: HttpRequest) -> bool:
     """Return whether the sidebar shows pages that are for owners."""
     return bool(getattr(request.user, "is_staff", False))
@@ -258,35 +252,36 @@ UNFOLD = {
                     {
                         "title": "LLM Backend",
                         "icon": "memory",
-                        "link": _admin_page("llm-backend"),
+                        "link": reverse_lazy("admin:llm-backend"),
                     },
                     {
                         "title": "Operations",
                         "icon": "history",
-                        "link": _admin_page("backends_operation_changelist"),
+                        "link": reverse_lazy("admin:backends_operation_changelist"),
                         "permission": _staff,
                     },
                     {
                         "title": "Audit events",
                         "icon": "fact_check",
-                        "link": _admin_page("audit_event_changelist"),
+                        "link": reverse_lazy("admin:audit_event_changelist"),
                         "permission": _staff,
                     },
                 ],
             },
             {
                 "title": "People",
+                "separator": True,
                 "items": [
                     {
                         "title": "Users",
                         "icon": "group",
-                        "link": _admin_page("accounts_user_changelist"),
+                        "link": reverse_lazy("admin:accounts_user_changelist"),
                         "permission": _staff,
                     },
                     {
                         "title": "Tokens",
                         "icon": "key",
-                        "link": _admin_page("accounts_token_changelist"),
+                        "link": reverse_lazy("admin:accounts_token_changelist"),
                         "permission": _staff,
                     },
                 ],

@@ -1,0 +1,301 @@
+"""What the settings page shows of a status: words, facts and which buttons make sense. Pure.
+
+The page's scripts get the tables of this module as JSON, so a word or a rule is written once.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from backends.lifecycle import State
+
+#: What a state is called on the page.
+STATE_WORDS: Final[dict[str, str]] = {
+    State.STOPPED: "Stopped",
+    State.STARTING: "Starting",
+    State.READY: "Ready",
+    State.DEGRADED: "Degraded",
+    State.DRAINING: "Draining",
+    State.PARKED: "Parked",
+    State.STOPPING: "Stopping",
+    State.FAILED: "Failed",
+    "missing": "Not installed",
+    "installing": "Installing",
+}
+#: Buttons, and the states of an installed backend in which each makes sense.
+ACTIONS: Final[dict[str, tuple[str, ...]]] = {
+    "start": (State.STOPPED, State.FAILED, State.PARKED),
+    "restart": (State.READY, State.DEGRADED),
+    "stop": (State.STARTING, State.READY, State.DEGRADED, State.DRAINING, State.PARKED),
+}
+#: What an operation is called while it runs, and after it.
+OPERATION_WORDS: Final[dict[str, tuple[str, str]]] = {
+    "start": ("Starting", "Start"),
+    "stop": ("Stopping", "Stop"),
+    "restart": ("Restarting", "Restart"),
+    "switch": ("Switching", "Switch"),
+}
+OUTCOME_WORDS: Final[dict[str, str]] = {
+    "queued": "waiting for the worker",
+    "running": "running",
+    "succeeded": "succeeded",
+    "failed": "failed",
+    "rolled_back": "rolled back",
+    "cancelled": "cancelled",
+}
+STEP_WORDS: Final[dict[str, str]] = {
+    "preflight": "Check before touching anything",
+    "hold": "Hold new requests",
+    "drain": "Let running requests finish",
+    "release": "Stop the engine, free its memory",
+    "stop": "Stop the engine",
+    "start": "Start the engine",
+    "warm": "Ask for a first token",
+    "commit": "Let requests in",
+    "resume": "Let requests in again",
+    "rollback": "Clean up",
+}
+#: States in which the page offers to chat.
+CHAT_STATES: Final = (State.READY, State.DEGRADED)
+#: States in which "since" is an uptime.
+UPTIME_STATES: Final = (State.READY, State.DEGRADED, State.DRAINING)
+NOTHING: Final = "—"
+
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+
+
+def tables() -> dict[str, Any]:
+    """Return the words and rules of this module for the page's scripts."""
+    return {
+        "stateWords": STATE_WORDS,
+        "actions": ACTIONS,
+        "operationWords": OPERATION_WORDS,
+        "outcomeWords": OUTCOME_WORDS,
+        "stepWords": STEP_WORDS,
+        "chatStates": CHAT_STATES,
+        "uptimeStates": UPTIME_STATES,
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
+    """One line of a card."""
+
+    key: str
+    label: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One step of an operation, in words."""
+
+    state: str
+    word: str
+    message: str
+    took: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperationView:
+    """An operation in words."""
+
+    id: str
+    open: bool
+    #: Whether its steps are shown at once.
+    unfolded: bool
+    state: str
+    title: str
+    progress: float
+    eta: str
+    steps: tuple[Step, ...]
+    error: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """One backend on the page."""
+
+    name: str
+    title: str
+    active: bool
+    #: A ``lifecycle.State``, ``missing`` or ``installing``.
+    state: str
+    word: str
+    facts: tuple[Fact, ...]
+    actions: tuple[str, ...]
+    #: Why it is not installed, or failed, for everybody.
+    notice: str
+    #: The engine's own line, for its owner.
+    detail: str
+    installing: float | None
+    #: Whether ``mh NAME install`` would install the engine.
+    installable: bool
+    operation: OperationView | None
+
+
+def cards(
+    status: Mapping[str, Any],
+    operations: Mapping[str, Mapping[str, Any]],
+    details: Mapping[str, str],
+    *,
+    installable: Collection[str],
+    now: datetime,
+) -> list[Card]:
+    """Return one card per backend of ``status``.
+
+    Args:
+        status: the status payload.
+        operations: the latest operation of each backend, by its name; the running one wins.
+        details: the engine's own failure line by backend name; empty for those who may not read it.
+        installable: names of the backends whose engine ``mh NAME install`` would install.
+        now: the present, aware.
+    """
+    running = status.get("operation")
+    latest = {**operations, **({running["backend"]: running} if running else {})}
+    active = status["active"].get("backend")
+    return [
+        _card(
+            name,
+            entry,
+            active=name == active,
+            operation=latest.get(name),
+            detail=details.get(name, ""),
+            installable=name in installable,
+            now=now,
+        )
+        for name, entry in status["available"].items()
+    ]
+
+
+def _card(
+    name: str,
+    entry: Mapping[str, Any],
+    *,
+    active: bool,
+    operation: Mapping[str, Any] | None,
+    detail: str,
+    installable: bool,
+    now: datetime,
+) -> Card:
+    state = card_state(entry)
+    title = entry.get("title") or name
+    wrong = notice(entry, state)
+    return Card(
+        name=name,
+        title=title,
+        active=active,
+        state=state,
+        word=STATE_WORDS.get(state, state.capitalize()),
+        facts=tuple(_facts(entry, state, now)),
+        actions=tuple(action for action, states in ACTIONS.items() if state in states),
+        notice=wrong,
+        detail=detail if state == State.FAILED else "",
+        installing=entry.get("installing"),
+        installable=installable,
+        operation=operation_view(operation, title, said=wrong) if operation else None,
+    )
+
+
+def card_state(entry: Mapping[str, Any]) -> str:
+    """Return the state a card shows: the backend's, unless its engine is not there at all."""
+    if entry.get("installing") is not None:
+        return "installing"
+    if not entry["installed"] and not entry["running"]:
+        return "missing"
+    return str(entry["state"])
+
+
+def notice(entry: Mapping[str, Any], state: str) -> str:
+    """Return the sentence of a card that says what is wrong; empty when nothing is."""
+    if state in {"missing", "installing"}:
+        return str(entry.get("reason") or "")
+    if state in {State.FAILED, State.DEGRADED}:
+        return str(entry.get("failure") or entry.get("reason") or "")
+    return ""
+
+
+def _facts(entry: Mapping[str, Any], state: str, now: datetime) -> Iterable[Fact]:
+    since = entry.get("since")
+    up = since is not None and state in UPTIME_STATES
+    memory = entry.get("memory")
+    yield Fact(key="model", label="Model", value=entry.get("model") or NOTHING)
+    yield Fact(key="endpoint", label="Endpoint", value=entry.get("endpoint") or NOTHING)
+    yield Fact(key="version", label="Version", value=entry.get("version") or NOTHING)
+    yield Fact(key="in_flight", label="Requests in flight", value=str(entry.get("in_flight") or 0))
+    yield Fact(key="memory", label="Memory", value=bytes_text(memory) if memory else NOTHING)
+    yield Fact(
+        key="uptime",
+        label="Uptime",
+        value=duration_text((now - datetime.fromisoformat(str(since))).total_seconds())
+        if up
+        else NOTHING,
+    )
+
+
+def operation_view(operation: Mapping[str, Any], title: str, *, said: str = "") -> OperationView:
+    """Return ``operation`` (its payload) in words.
+
+    Args:
+        operation: the payload.
+        title: the backend's name for people.
+        said: what the card says already; an error of the same words is not said twice.
+    """
+    is_open = operation["state"] in {"queued", "running"}
+    present, past = OPERATION_WORDS.get(operation["kind"], (operation["kind"].capitalize(),) * 2)
+    outcome = OUTCOME_WORDS.get(operation["state"], operation["state"])
+    eta = operation.get("eta_seconds")
+    error = operation.get("error") or {}
+    if error.get("message") == said:
+        error = {}
+    return OperationView(
+        id=operation["id"],
+        open=is_open,
+        unfolded=is_open or bool(operation.get("error")),
+        state=operation["state"],
+        title=f"{present} {title}" if is_open else f"{past} {outcome}",
+        progress=operation["progress"],
+        eta=f"about {duration_text(eta)} left" if is_open and eta else "",
+        steps=tuple(_step(step) for step in operation["steps"]),
+        error=error.get("message", ""),
+        detail=error.get("detail", ""),
+    )
+
+
+def _step(step: Mapping[str, Any]) -> Step:
+    took = ""
+    if step["finished_at"]:
+        started = datetime.fromisoformat(step["started_at"])
+        took = duration_text(
+            (datetime.fromisoformat(step["finished_at"]) - started).total_seconds()
+        )
+    return Step(
+        state=step["state"],
+        word=STEP_WORDS.get(step["name"], step["name"].capitalize()),
+        message=step["message"],
+        took=took,
+    )
+
+
+def bytes_text(count: float) -> str:
+    """Return a number of bytes for a person: ``2.1 GB`` (1 GB = 2**30 bytes, as GPUs are sold)."""
+    gigabytes = count / 2**30
+    return f"{gigabytes:.1f} GB" if gigabytes >= 1 else f"{count / 2**20:.0f} MB"
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration for a person in its two largest units: ``42 s``, ``3 min 5 s``, ``2 h 4 min``."""
+    whole = max(0, round(seconds))
+    if whole < _MINUTE:
+        return f"{whole} s"
+    for size, unit, below, rest in (
+        (_DAY, "d", _HOUR, "h"),
+        (_HOUR, "h", _MINUTE, "min"),
+        (_MINUTE, "min", 1, "s"),
+    ):
+        if whole >= size:
+            left = whole % size // below
+            return f"{whole // size} {unit}" + (f" {left} {rest}" if left else "")
+    return f"{whole} s"

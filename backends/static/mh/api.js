@@ -1,0 +1,21 @@
+// The REST API, with the session's cookie and its CSRF token.
+
+/** Throws an Error whose message is a sentence for a person. */
+export async function call(method, path) {
+  const token = document.querySelector("input[name=csrfmiddlewaretoken]")?.value ?? "";
+  let response;
+  try {
+    response = await fetch(path, {
+      method,
+      headers: { Accept: "application/json", "X-CSRFToken": token },
+      credentials: "same-origin",
+    });
+  } catch {
+    throw new Error("The site does not answer. Is it still running?");
+  }
+  const body = await response.json().catch(() => null);
+  if (!response.ok) {
+    throw new Error(body?.error?.message ?? `The site answered with status ${response.status}.`);
+  }
+  return body;
+}

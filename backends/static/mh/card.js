@@ -1,0 +1,179 @@
+// One backend: its state, facts, buttons, operation and log.
+
+import { call } from "./api.js";
+import { hook, show, tell, write } from "./dom.js";
+import { bytes, duration, NOTHING, secondsSince } from "./format.js";
+import { OperationView } from "./operation.js";
+
+export class Card {
+  constructor(root, config, { announce }) {
+    this.root = root;
+    this.name = root.dataset.backend;
+    this.config = config;
+    this.announce = announce;
+    this.title = root.querySelector("h2").textContent;
+    this.entry = null;
+    this.operation = new OperationView(hook(root, "operation"), config, this.title);
+    for (const form of root.querySelectorAll("form[data-action]")) {
+      form.addEventListener("submit", (event) => this.act(event, form));
+    }
+    hook(root, "cancel")?.addEventListener("submit", (event) => this.cancel(event));
+    this.watchLog(hook(root, "log"));
+  }
+
+  /** `entry` is this backend's part of the status payload. */
+  render(entry, active) {
+    const state = this.stateOf(entry);
+    const before = this.root.dataset.state;
+    this.entry = entry;
+    this.root.dataset.state = state;
+    show(hook(this.root, "active"), active);
+    write(hook(this.root, "word"), this.config.stateWords[state] ?? state);
+    this.renderNotice(entry, state);
+    this.renderButtons(state);
+    this.tick();
+    if (before !== state) {
+      this.announce(`${this.title}: ${this.config.stateWords[state] ?? state}`);
+      tell(hook(this.root, "error"), "");
+      if (state === "failed" && this.config.mayOperate[this.name]) {
+        this.fetchDetail();
+      }
+    }
+  }
+
+  /** The engine's own line is for its operators and not in the status: the server writes it on the page. */
+  async fetchDetail() {
+    const response = await fetch(window.location.pathname, { credentials: "same-origin" }).catch(() => null);
+    if (!response?.ok) {
+      return;
+    }
+    const page = new DOMParser().parseFromString(await response.text(), "text/html");
+    const detail = page.querySelector(`section[data-backend="${CSS.escape(this.name)}"] [data-detail]`);
+    if (this.root.dataset.state === "failed") {
+      tell(hook(this.root, "detail"), detail?.textContent);
+    }
+  }
+
+  renderOperation(operation) {
+    this.operation.render(operation);
+  }
+
+  stateOf(entry) {
+    if (entry.installing !== null && entry.installing !== undefined) {
+      return "installing";
+    }
+    return !entry.installed && !entry.running ? "missing" : entry.state;
+  }
+
+  renderNotice(entry, state) {
+    const box = hook(this.root, "notice");
+    const absent = state === "missing" || state === "installing";
+    const wrong = state === "failed" || state === "degraded";
+    const text = absent ? entry.reason : wrong ? entry.failure || entry.reason : "";
+    box.classList.toggle("mh-notice--error", state === "failed");
+    write(hook(box, "notice-text"), text);
+    show(box, Boolean(text));
+    this.operation.renderError(text);
+    show(hook(box, "install"), state === "missing");
+    const bar = hook(box, "installing");
+    show(bar, state === "installing");
+    bar.value = entry.installing ?? 0;
+    if (state !== "failed") {
+      tell(hook(box, "detail"), "");
+    }
+  }
+
+  renderButtons(state) {
+    const forms = [...this.root.querySelectorAll("form[data-action]")];
+    const wanted = forms.filter((form) => this.config.actions[form.dataset.action].includes(state));
+    // First what appears, then what goes: the focus then has somewhere to move on to.
+    for (const form of wanted) {
+      show(form, true);
+    }
+    for (const form of forms.filter((other) => !wanted.includes(other))) {
+      show(form, false, () => (wanted[0] ?? this.operation.root).querySelector("button, summary"));
+    }
+  }
+
+  /** Once a second, and after each frame. */
+  tick() {
+    const { entry } = this;
+    if (!entry) {
+      return;
+    }
+    const up = entry.since && this.config.uptimeStates.includes(entry.state);
+    this.fact("model", entry.model || NOTHING);
+    this.fact("endpoint", entry.endpoint || NOTHING);
+    this.fact("version", entry.version || NOTHING);
+    this.fact("in_flight", String(entry.in_flight ?? 0));
+    this.fact("memory", entry.memory ? bytes(entry.memory) : NOTHING);
+    this.fact("uptime", up ? duration(secondsSince(entry.since)) : NOTHING);
+    this.operation.tick();
+  }
+
+  fact(key, text) {
+    const element = this.root.querySelector(`[data-fact="${key}"]`);
+    write(element, text);
+    element.title = text;
+  }
+
+  async act(event, form) {
+    event.preventDefault();
+    await this.press(form.querySelector("button"), async () => {
+      const { action } = form.dataset;
+      this.renderOperation(await call("POST", `/api/llm-backend/${this.name}/${action}`));
+    });
+  }
+
+  async cancel(event) {
+    event.preventDefault();
+    const { id } = this.operation.operation ?? { id: this.operation.root.dataset.operation };
+    await this.press(event.target.querySelector("button"), async () => {
+      this.renderOperation(await call("POST", `/api/llm-backend/operations/${id}/cancel`));
+    });
+  }
+
+  /** Run what a button does; it is busy meanwhile, and what goes wrong is said on the card. */
+  async press(button, run) {
+    if (button.getAttribute("aria-busy") === "true") {
+      return;
+    }
+    const problem = hook(this.root, "error");
+    tell(problem, "");
+    button.setAttribute("aria-busy", "true");
+    try {
+      await run();
+    } catch (error) {
+      tell(problem, error.message);
+    } finally {
+      button.removeAttribute("aria-busy");
+    }
+  }
+
+  watchLog(fold) {
+    if (!fold) {
+      return;
+    }
+    const load = () => this.loadLog(fold);
+    write(hook(fold, "log-load"), "Refresh");
+    fold.addEventListener("toggle", () => fold.open && load());
+    hook(fold, "log-load").addEventListener("click", (event) => {
+      event.preventDefault();
+      load();
+    });
+  }
+
+  async loadLog(fold) {
+    const note = hook(fold, "log-note");
+    const text = hook(fold, "log-text");
+    write(note, "Loading…");
+    try {
+      const { lines } = await call("GET", `/api/llm-backend/${this.name}/logs?lines=${this.config.logLines}`);
+      write(text, lines.join("\n"));
+      text.scrollTop = text.scrollHeight;
+      write(note, lines.length ? `last ${lines.length} lines` : "The log is empty.");
+    } catch (error) {
+      write(note, error.message);
+    }
+  }
+}

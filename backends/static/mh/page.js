@@ -1,0 +1,103 @@
+// The LLM Backend page: the server's HTML, kept true by /ws/status/. Nothing is polled.
+
+import { Card } from "./card.js";
+import { Chat } from "./chat.js";
+import { hook, make, show, write } from "./dom.js";
+import { bytes, duration, secondsSince } from "./format.js";
+import { LiveSocket } from "./socket.js";
+
+const config = JSON.parse(document.getElementById("mh-config").textContent);
+const live = document.getElementById("mh-live");
+const announcer = document.getElementById("mh-announce");
+const chatRoot = document.getElementById("mh-chat");
+
+const cards = new Map();
+for (const root of document.querySelectorAll("section[data-backend]")) {
+  const card = new Card(root, config, { announce: (text) => write(announcer, text) });
+  cards.set(card.name, card);
+}
+const chat = chatRoot && new Chat(chatRoot, config);
+
+let connection = "waiting";
+let heardAt = Date.now();
+
+function renderStatus(status) {
+  for (const [name, entry] of Object.entries(status.available)) {
+    cards.get(name)?.render(entry, status.active.backend === name);
+  }
+  if (status.operation) {
+    renderOperation(status.operation);
+  }
+  show(document.getElementById("mh-worker"), !status.worker);
+  renderGpus(status.gpus);
+  chat?.render(status);
+}
+
+function renderOperation(operation) {
+  cards.get(operation.backend)?.renderOperation(operation);
+}
+
+function renderGpus(gpus) {
+  const section = hook(document, "gpus");
+  hook(section, "gpu-list").replaceChildren(...gpus.map(gpuLine));
+  show(section, gpus.length > 0);
+}
+
+function gpuLine(gpu) {
+  const bar = make("progress", { class: "mh-progress", "aria-label": `Memory of GPU ${gpu.index}` });
+  bar.max = gpu.memory_total;
+  bar.value = gpu.memory_used;
+  const busy = gpu.utilization === null || gpu.utilization === undefined ? "" : ` · ${gpu.utilization} % busy`;
+  return make(
+    "li",
+    { class: "mh-gpu" },
+    make("span", { class: "mh-gpu__name" }, `${gpu.index} · ${gpu.name}`),
+    bar,
+    make("span", { class: "mh-subtle" }, `${bytes(gpu.memory_used)} / ${bytes(gpu.memory_total)}${busy}`),
+  );
+}
+
+function received(frame) {
+  heardAt = Date.now();
+  if (frame.type === "status") {
+    renderStatus(frame);
+  } else if (frame.type === "operation") {
+    renderOperation(frame.operation ?? frame);
+  } else if (frame.type === "gpu") {
+    renderGpus(frame.gpus);
+  }
+}
+
+const LIVE_WORDS = {
+  open: "Live",
+  "signed-out": "You are signed out. Reload the page to sign in again.",
+  refused: "You may not see the status.",
+};
+
+function renderLive() {
+  live.dataset.live = connection === "open" ? "on" : "stale";
+  const ago = duration(secondsSince(new Date(heardAt)));
+  write(hook(live, "live-text"), LIVE_WORDS[connection] ?? `Reconnecting… last update ${ago} ago`);
+}
+
+renderStatus(config.status);
+for (const operation of Object.values(config.operations)) {
+  renderOperation(operation);
+}
+new LiveSocket("/ws/status/", {
+  ping: true,
+  onframe: received,
+  onstate: (state) => {
+    connection = state;
+    renderLive();
+  },
+});
+// The page's own clock: uptime, time left and how old the last news is. Asks the server nothing.
+setInterval(() => {
+  for (const card of cards.values()) {
+    card.tick();
+  }
+  if (connection !== "open") {
+    renderLive();
+  }
+}, 1000);

@@ -1,0 +1,17 @@
+"""Filters of the settings pages: ``{% load mh %}``."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from django import template
+
+from backends import cards
+
+register = template.Library()
+register.filter("bytes_text", cards.bytes_text)
+
+
+@register.filter
+def at(mapping: Mapping[str, Any], key: str) -> Any:
+    """Return the value at ``key``, None if there is none."""
+    return mapping.get(key)
