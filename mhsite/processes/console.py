@@ -1,9 +1,9 @@
 """What `mh up` writes on the terminal: its own sentences, and the logs of the site's processes."""
 
-import sys
+import os
 import threading
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
 from mhsite.processes.layout import log_path
 
@@ -14,9 +14,10 @@ NAME_WIDTH: Final = 10
 class Console:
     """A terminal that several threads write lines to."""
 
-    def __init__(self) -> None:
+    def __init__(self, output: TextIO) -> None:
+        self._output = output
         self._lock = threading.Lock()
-        self._colour = sys.stdout.isatty()
+        self._colour = output.isatty()
 
     def say(self, message: str) -> None:
         """Write a sentence of `mh up` itself."""
@@ -30,11 +31,11 @@ class Console:
     def _write(self, text: str) -> None:
         with self._lock:
             try:
-                sys.stdout.write(text + "\n")
-                sys.stdout.flush()
+                self._output.write(text + "\n")
+                self._output.flush()
             except OSError:
                 # Nobody reads any more (a closed terminal or pipe); the site goes on, and its logs too.
-                sys.stdout = Path("/dev/null").open("w")  # noqa: SIM115
+                self._output = Path(os.devnull).open("w")  # noqa: SIM115
 
 
 class LogFollower:
@@ -42,7 +43,7 @@ class LogFollower:
 
     def __init__(self, console: Console, names: tuple[str, ...]) -> None:
         self._console = console
-        self._tails = [_Tail(name, log_path(name)) for name in names]
+        self._tails = [Tail(name, log_path(name)) for name in names]
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="logs", daemon=True)
         self._thread.start()
@@ -63,20 +64,21 @@ class LogFollower:
                 self._console.line(tail.name, line)
 
 
-class _Tail:
-    """The new lines of one file."""
+class Tail:
+    """The new lines of one file, which may not be there yet, and may be rotated."""
 
-    def __init__(self, name: str, path: Path) -> None:
+    def __init__(self, name: str, path: Path, *, from_end: bool = True) -> None:
         self.name = name
-        self._path = path
-        self._position = path.stat().st_size if path.exists() else 0
-        self._inode = path.stat().st_ino if path.exists() else 0
+        self.path = path
+        there = from_end and path.exists()
+        self._position = path.stat().st_size if there else 0
+        self._inode = path.stat().st_ino if there else 0
         self._rest = b""
 
     def lines(self) -> list[str]:
         """Return the whole lines written since the last call."""
         try:
-            with self._path.open("rb") as file:
+            with self.path.open("rb") as file:
                 self._reset_if_rotated()
                 file.seek(self._position)
                 data = file.read()
@@ -87,7 +89,7 @@ class _Tail:
         return [line.decode(errors="replace").rstrip() for line in whole]
 
     def _reset_if_rotated(self) -> None:
-        now = self._path.stat()
+        now = self.path.stat()
         if now.st_ino != self._inode or now.st_size < self._position:
             self._inode, self._position = now.st_ino, 0
 

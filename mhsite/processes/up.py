@@ -6,7 +6,7 @@ TERM or HUP; then engines as ``MH_ENGINES_ON_EXIT`` says, and the processes.
 """
 
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TextIO
 
 from accounts.errors import Invalid, Unavailable
 from mhsite.processes import address as addresses
@@ -34,8 +34,11 @@ class NotReady(Unavailable):
     code = "site_not_ready"
 
 
-def up() -> None:
+def up(output: TextIO) -> None:
     """Run the site until it is asked to stop.
+
+    Args:
+        output: where to say what happens, and to show the logs.
 
     Raises:
         AlreadyRunning, PortInUse, Invalid: before anything is started.
@@ -49,7 +52,7 @@ def up() -> None:
         address = addresses.claim(settings.MH_HOST, settings.MH_PORT)
         lock.announce(address.url)
         interrupts.install()
-        Site(address, interrupts).run()
+        Site(address, interrupts, Console(output)).run()
 
 
 def _check_settings() -> None:
@@ -66,13 +69,13 @@ def _check_settings() -> None:
 class Site:
     """One run of the site."""
 
-    def __init__(self, address: Address, interrupts: Interrupts) -> None:
+    def __init__(self, address: Address, interrupts: Interrupts, console: Console) -> None:
         from django.conf import settings
 
         self._settings = settings
         self._address = address
         self._interrupts = interrupts
-        self._console = Console()
+        self._console = console
         self._install: DemoInstall | None = None
         self._programs = programs(embedded_broker=settings.MH_REDIS_EMBEDDED)
         self._supervision = Supervision(self._programs, self._environment(), self._console.say)

@@ -1,0 +1,5 @@
+"""``python -m mhsite.cli`` is ``mh``."""
+
+from mhsite.cli import main
+
+main()

@@ -1,0 +1,84 @@
+"""``mh backend …``: whichever engine it is."""
+
+from typing import Annotated
+
+import typer
+
+from mhsite.cli.output import Json, Output
+
+app = typer.Typer(help="The backends: see them, start them, stop them.", no_args_is_help=True)
+Name = Annotated[str | None, typer.Argument(help="Backend; the active one by default.")]
+
+
+@app.command()
+def status(*, as_json: Json = False) -> None:
+    """Show the active backend. Exit status 3 when it is not running."""
+    from mhsite.cli import engine
+
+    engine.status(_chosen(None), Output(as_json=as_json))
+
+
+@app.command("list")
+def list_(*, as_json: Json = False) -> None:
+    """List the backends and how they are."""
+    from mhsite.cli.context import site_ready
+
+    site_ready()
+    from backends import selectors
+
+    available = selectors.status()["available"]
+    rows = [
+        (name, row["state"], row["model"] or "", row["version"], row["failure"] or row["reason"])
+        for name, row in available.items()
+    ]
+    columns = ("backend", "state", "model", "version", "remark")
+    Output(as_json=as_json).table({"backends": available}, columns, rows, empty="No backends.")
+
+
+@app.command()
+def detect(*, as_json: Json = False) -> None:
+    """Look which engines are installed on this machine, and why not."""
+    from mhsite.cli.context import site_ready
+
+    site_ready()
+    from backends import selectors
+
+    found = selectors.detect()
+    rows = [
+        (name, "installed" if row["installed"] else "not installed", row["version"], row["reason"])
+        for name, row in found.items()
+    ]
+    columns = ("backend", "found", "version", "remark")
+    Output(as_json=as_json).table(found, columns, rows, empty="No engine plugins.")
+
+
+@app.command()
+def start(name: Name = None, *, as_json: Json = False) -> None:
+    """Start a backend and wait until it answers."""
+    from mhsite.cli import engine
+
+    engine.start(_chosen(name), None, {}, Output(as_json=as_json))
+
+
+@app.command()
+def stop(name: Name = None, *, as_json: Json = False) -> None:
+    """Stop a backend."""
+    from mhsite.cli import engine
+
+    engine.stop(_chosen(name), Output(as_json=as_json))
+
+
+def _chosen(name: str | None) -> str:
+    """Return ``name``, else the backend that is active or would be."""
+    from mhsite.cli.context import site_ready
+
+    if name is not None:
+        return name
+    site_ready()
+    from backends import selectors
+    from backends.errors import BackendNotRunning
+
+    active = selectors.status()["active"]["backend"]
+    if active is None:
+        raise BackendNotRunning("No backend is chosen. Name one: mh backend start NAME")
+    return active

@@ -1,0 +1,78 @@
+"""What `mh doctor` looks at. Django must be set up."""
+
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from django.conf import settings
+
+from backends import bus, gpu, selectors
+from mhsite.cli.output import size
+from mhsite.processes.lock import running_site
+
+#: Free space below which an engine cannot be installed (vLLM's CPU build takes 2.5 GB).
+FREE_BYTES_MIN: Final = 4 * 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    subject: str
+    good: bool
+    message: str
+
+
+def findings() -> list[Finding]:
+    """Look at everything."""
+    return [
+        Finding("python", True, sys.version.split()[0]),
+        _space("MH_HOME", settings.MH_HOME),
+        _space("cache", settings.MH_CACHE),
+        *_site(),
+        _gpus(),
+        *_engines(),
+    ]
+
+
+def _space(subject: str, path: Path) -> Finding:
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    message = f"{path}, {size(free)} free"
+    if free < FREE_BYTES_MIN:
+        return Finding(subject, False, f"{message}; {size(FREE_BYTES_MIN)} are needed")
+    return Finding(subject, True, message)
+
+
+def _site() -> list[Finding]:
+    site = running_site()
+    if site is None:
+        return [Finding("site", True, "not running")]
+    worker = selectors.worker_alive()
+    broker = bus.broker_alive()
+    return [
+        Finding("site", True, f"running at {site.url} (pid {site.pid})"),
+        Finding("broker", broker, "answers" if broker else f"does not answer; see {_logs()}"),
+        Finding("worker", worker, "running" if worker else f"not running; see {_logs()}"),
+    ]
+
+
+def _logs() -> Path:
+    return settings.MH_HOME / "logs"
+
+
+def _gpus() -> Finding:
+    found = gpu.gpus()
+    names = ", ".join(f"{g.name} ({size(g.memory_total)})" for g in found)
+    return Finding("gpu", True, names or "no NVIDIA GPU seen; engines run on the CPU")
+
+
+def _engines() -> list[Finding]:
+    rows = []
+    for backend in selectors.backend_list():
+        found = selectors.detection_now(backend)
+        message = f"installed, {found['version']}" if found["installed"] else found["reason"]
+        rows.append(Finding(backend.name, bool(found["installed"]), message))
+    return rows

@@ -1,0 +1,238 @@
+"""What the commands of every engine have in common."""
+
+import json
+import sys
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+import typer
+
+from accounts.errors import MhError
+from backends.errors import BackendNotRunning, InvalidOptions
+from mhsite.cli.context import owner_actor, site_ready
+from mhsite.cli.operations import perform
+from mhsite.cli.output import Output, size
+
+if TYPE_CHECKING:
+    from backends.payloads import AvailablePayload, StatusPayload
+
+NOT_RUNNING: Final = 3
+FOLLOW_SECONDS: Final = 0.3
+
+
+def start(name: str, model: str | None, options: dict[str, Any], out: Output) -> None:
+    """Start an engine and say where it answers."""
+    site_ready()
+    from backends import services
+
+    perform(
+        services.backend_start, out, actor=owner_actor(), name=name, model=model, options=options
+    )
+    _say_running(name, out)
+
+
+def restart(name: str, out: Output) -> None:
+    """Stop an engine and start it again."""
+    site_ready()
+    from backends import services
+
+    perform(services.backend_restart, out, actor=owner_actor(), name=name)
+    _say_running(name, out)
+
+
+def stop(name: str, out: Output) -> None:
+    """Stop an engine."""
+    site_ready()
+    from backends import services
+
+    payload = perform(services.backend_stop, out, actor=owner_actor(), name=name)
+    title = _available(name)[1]["title"]
+    out.result(payload, f"{title} is stopped.")
+
+
+def _say_running(name: str, out: Output) -> None:
+    whole, mine = _available(name)
+    line = f"{mine['title']} is running: {mine['model']} at {mine['endpoint']}"
+    out.result({"backend": name, **mine, "gpus": whole["gpus"]}, line)
+
+
+def _available(name: str) -> "tuple[StatusPayload, AvailablePayload]":
+    from backends import selectors
+
+    selectors.backend_get(name)
+    whole = selectors.status()
+    return whole, whole["available"][name]
+
+
+def status(name: str, out: Output) -> None:
+    """Say how an engine is; exit status 3 when it does not run."""
+    site_ready()
+    whole, mine = _available(name)
+    lines = [f"{mine['title']} Status: {_state_words(mine)}"]
+    if mine["running"]:
+        lines += [f"Endpoint: {mine['endpoint']}", f"Model: {mine['model']}"]
+    lines += [f"GPU Memory: {gpu_memory(whole['gpus'], name)}"]
+    lines += [f"Reason: {why}"] if (why := mine["failure"] or mine["reason"]) else []
+    out.result({"backend": name, **mine, "gpus": whole["gpus"]}, *lines)
+    if not mine["running"]:
+        raise typer.Exit(NOT_RUNNING)
+
+
+def _state_words(mine: "AvailablePayload") -> str:
+    if mine["installing"] is not None:
+        return f"Installing ({mine['installing']:.0%})"
+    if not mine["installed"] and not mine["running"]:
+        return "Not installed"
+    return "Running" if mine["state"] == "ready" else mine["state"].capitalize()
+
+
+def gpu_memory(gpus: Iterable[dict[str, Any]], backend: str) -> str:
+    """Return used and total memory of the GPUs ``backend`` is on, or of all where it is on none."""
+    every = list(gpus)
+    if not every:
+        return "no GPU"
+    mine = [gpu for gpu in every if any(p["backend"] == backend for p in gpu["processes"])] or every
+    used = sum(gpu["memory_used"] for gpu in mine)
+    total = sum(gpu["memory_total"] for gpu in mine)
+    return f"{size(used)} / {size(total)} ({used / total:.0%})" if total else size(used)
+
+
+def models(name: str, query: str, out: Output) -> None:
+    """List the models on this machine that an engine can serve."""
+    site_ready()
+    from backends import selectors
+
+    found = [m for m in selectors.backend_models(name) if query.lower() in m.id.lower()]
+    payload = [
+        {"id": m.id, "path": m.path, "size_bytes": m.size_bytes, "problem": m.problem}
+        for m in found
+    ]
+    rows = [(m.id, size(m.size_bytes), m.problem) for m in found]
+    out.table({"models": payload}, ("model", "size", "problem"), rows, empty="No models found.")
+
+
+def logs(name: str, lines: int, *, follow: bool, out: Output) -> None:
+    """Print the end of an engine's log, and with ``follow`` what is written from then on."""
+    site_ready()
+    from backends import selectors
+
+    shown = selectors.backend_log(name, lines)
+    out.result({"backend": name, "lines": shown}, *shown)
+    if follow and not out.as_json:
+        _follow_log(name)
+
+
+def _follow_log(name: str) -> None:
+    """Print new lines until Ctrl-C, through rotation and restarts of the engine."""
+    from backends import selectors, supervisor
+    from mhsite.processes.console import Tail
+
+    tail: Tail | None = None
+    while True:
+        backend = selectors.backend_get(name)
+        instance = selectors.backend_instance(backend)
+        path = supervisor.log_path(instance) if instance else None
+        if path is not None and (tail is None or tail.path != path):
+            tail = Tail(name, path, from_end=tail is None)
+        for line in tail.lines() if tail else ():
+            typer.echo(selectors.mask(line, backend))
+        time.sleep(FOLLOW_SECONDS)
+
+
+def config(name: str, key: str | None, value: str | None, out: Output) -> None:
+    """Show the options of an engine, show one, or set one."""
+    site_ready()
+    from backends import selectors, services
+
+    if key is not None and value is not None:
+        services.backend_configure(
+            actor=owner_actor(), name=name, options={key: option_value(value)}
+        )
+    current = selectors.backend_config(selectors.backend_get(name))
+    shown = {**current["options"], **{k: _set(v) for k, v in current["secrets"].items()}}
+    if key is None:
+        rows = [(option, _as_text(setting)) for option, setting in shown.items()]
+        out.table(current, ("option", "value"), rows, empty="This engine has no options.")
+        return
+    if key not in shown:
+        known = ", ".join(sorted(shown))
+        raise InvalidOptions(f"There is no option {key!r}. Options are: {known}.", param=key)
+    out.result({key: shown[key]}, _as_text(shown[key]))
+
+
+def _set(is_set: object) -> str:
+    return "(set)" if is_set else "(not set)"
+
+
+def _as_text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def option_value(text: str) -> Any:
+    """Return what a person typed as an option's value: JSON where it is that, else the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def option_pairs(pairs: Iterable[str]) -> dict[str, Any]:
+    """Return ``KEY=VALUE`` words as options.
+
+    Raises:
+        typer.BadParameter: a word has no ``=``.
+    """
+    split = [pair.partition("=") for pair in pairs]
+    for key, equals, _ in split:
+        if not equals or not key:
+            raise typer.BadParameter(f"write KEY=VALUE, not {key!r}", param_hint="--option")
+    return {key: option_value(value) for key, _, value in split}
+
+
+def require_running(name: str) -> None:
+    """Raise where the engine does not run."""
+    from backends import selectors
+
+    if not selectors.status()["available"][name]["running"]:
+        raise BackendNotRunning(f"{name} is not running. Start it with: mh {name} start")
+
+
+def install(name: str, out: Output) -> None:
+    """Install an engine, with its progress shown; an interrupted one is taken up again."""
+    site_ready()
+    from audit.models import Category, Level, Outcome
+    from audit.services import event_record
+    from backends.engines.registry import engine
+    from mhsite.cli.progress import install_report
+
+    actor, plugin = owner_actor(), engine(name)
+
+    def record(event: str, message: str = "", *, failed: bool = False) -> None:
+        event_record(
+            actor=actor,
+            event=f"engine.{event}",
+            category=Category.BACKEND,
+            level=Level.ERROR if failed else Level.INFO,
+            outcome=Outcome.FAILURE if failed else Outcome.SUCCESS,
+            target_type="engine",
+            target_id=name,
+            message=message,
+        )
+
+    record("install_started")
+    try:
+        with install_report(out) as report:
+            plugin.install(report)
+    except KeyboardInterrupt:
+        record("install_interrupted", failed=True)
+        out.note("Interrupted. Run the same command again to go on.")
+        raise typer.Exit(130) from None
+    except MhError as exc:
+        record("install_failed", exc.message, failed=True)
+        raise
+    found = plugin.detect()
+    record("installed", found.version)
+    payload = {"backend": name, "installed": found.installed, "version": found.version}
+    out.result(payload, f"{plugin.title} {found.version} is installed.")
+    sys.stdout.flush()

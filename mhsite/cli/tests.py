@@ -1,0 +1,76 @@
+"""The test runs behind `mh test`, and what they need of the machine."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import typer
+
+from accounts.errors import Unavailable
+from mhsite.home import REPOSITORY
+
+#: pytest found nothing to run: no failure of a run that selects by marker.
+NOTHING_COLLECTED: Final = 5
+CHROMIUM: Final = ("chromium", "chromium-browser", "google-chrome")
+
+
+def run_tests(arguments: Sequence[str], *, quiet: bool) -> dict[str, int]:
+    """Install what is missing, run pytest, and return the exit status of each run.
+
+    Args:
+        arguments: for one pytest run instead of all.
+        quiet: send pytest's output to standard error.
+    """
+    _require_pytest()
+    if arguments:
+        return {"pytest": _pytest(arguments, quiet=quiet)}
+    results = {"install": _install(quiet=quiet)}
+    unit = ("-n", "2", "-m", "not engine and not browser")
+    results["unit"] = _pytest(unit, quiet=quiet)
+    ends = _pytest(("-m", "engine or browser"), quiet=quiet)
+    results["end to end"] = 0 if ends == NOTHING_COLLECTED else ends
+    return results
+
+
+def _require_pytest() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("pytest") is None:
+        raise Unavailable("The test tools are not installed. Run it as: ./bin/mh test")
+
+
+def _pytest(arguments: Sequence[str], *, quiet: bool) -> int:
+    command = [sys.executable, "-m", "pytest", *arguments]
+    output = sys.stderr if quiet else None
+    return subprocess.call(command, cwd=REPOSITORY, stdout=output)
+
+
+def _install(*, quiet: bool) -> int:
+    """Install Chromium, vLLM and the demo model; each is needed by marked tests only."""
+    if not any(shutil.which(name) for name in CHROMIUM):
+        _install_chromium()
+    command = [sys.executable, "-m", "mhsite.cli", "vllm", "install"]
+    return subprocess.call(command, cwd=REPOSITORY, stdout=sys.stderr if quiet else None)
+
+
+def _install_chromium() -> None:
+    apt_get = shutil.which("apt-get")
+    if os.geteuid() != 0 or apt_get is None:
+        typer.echo(
+            "The browser tests need Chromium, and it can be installed only by root on Debian or "
+            "Ubuntu: apt-get install chromium. They are going to fail.",
+            err=True,
+        )
+        return
+    typer.echo("Installing Chromium for the browser tests…", err=True)
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for command in (["update"], ["install", "--yes", "--no-install-recommends", "chromium"]):
+        done = subprocess.run(
+            [apt_get, "--quiet", *command], env=environment, capture_output=True, check=False
+        )
+        if done.returncode != 0:
+            typer.echo(done.stderr.decode(errors="replace")[-2000:], err=True)
+            return
