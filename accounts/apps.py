@@ -9,3 +9,9 @@ class AccountsConfig(AppConfig):
     """Users, roles and tokens."""
 
     name = "accounts"
+
+    def ready(self) -> None:
+        """Start recording who signs in and out."""
+        from accounts import logins
+
+        logins.connect()

@@ -3,6 +3,7 @@
 import logging
 import secrets
 from datetime import timedelta
+from typing import Any
 
 from django.contrib.auth.password_validation import validate_password
 from django.core.cache import cache
@@ -12,10 +13,11 @@ from django.db.models import Q
 from django.utils import timezone
 
 from accounts import selectors
+from accounts.access import refuse, require
 from accounts.actors import Actor
 from accounts.errors import Conflict, Invalid, NotAllowed, NotAuthenticated
 from accounts.models import Role, Token, User
-from accounts.permissions import Permission, is_allowed
+from accounts.permissions import Permission
 from accounts.signals import announce
 
 logger = logging.getLogger(__name__)
@@ -38,7 +40,7 @@ def user_create(
         Invalid: the name, role or password is not acceptable.
         Conflict: the name is taken.
     """
-    _require(actor, Permission.USERS_MANAGE)
+    require(actor, Permission.USERS_MANAGE, target_type="user", target_id=username)
     user = User(username=username, email=email, role=role)
     try:
         validate_password(password, user)
@@ -62,6 +64,64 @@ def user_create(
             f"There is a user named {username} already.", code="user_exists", param="username"
         ) from error
     return user
+
+
+def user_save(*, actor: Actor, user: User, message: str = "") -> User:
+    """Save a user made or changed in a form, and record what changed (never the password).
+
+    Raises:
+        NotAllowed, NotAuthenticated: ``actor`` may not.
+        Conflict: it would leave the site without an active owner.
+    """
+    name = user.get_username()
+    require(actor, Permission.USERS_MANAGE, target_type="user", target_id=name)
+    with transaction.atomic():
+        stored = User.objects.filter(pk=user.pk).first() if user.pk else None
+        user.save()
+        _keep_an_owner()
+        announce(
+            actor=actor,
+            event="user.changed" if stored else "user.created",
+            category="user",
+            target_type="user",
+            target_id=name,
+            message=message,
+            before=_audited(stored) if stored else None,
+            after=_audited(user),
+        )
+    return user
+
+
+def user_delete(*, actor: Actor, user: User) -> None:
+    """Delete a user with their tokens. Audit events keep the name.
+
+    Raises:
+        NotAllowed, NotAuthenticated: ``actor`` may not.
+        Conflict: it would leave the site without an active owner.
+    """
+    name = user.get_username()
+    require(actor, Permission.USERS_MANAGE, target_type="user", target_id=name)
+    with transaction.atomic():
+        before = _audited(user)
+        user.delete()
+        _keep_an_owner()
+        announce(
+            actor=actor,
+            event="user.deleted",
+            category="user",
+            target_type="user",
+            target_id=name,
+            before=before,
+        )
+
+
+def _audited(user: User) -> dict[str, Any]:
+    return {name: getattr(user, name) for name in ("username", "email", "role", "is_active")}
+
+
+def _keep_an_owner() -> None:
+    if selectors.owner_first() is None:
+        raise Conflict("The site needs one active owner.", code="last_owner")
 
 
 def owner_ensure(username: str, password: str | None) -> tuple[User, str | None]:
@@ -122,11 +182,12 @@ def token_create(
     _check_token(name, expires_days, wanted)
     _require_token_of(actor, user.pk)
     if actor.scopes and not (wanted and set(wanted) <= set(actor.scopes)):
-        raise NotAllowed(
+        error = NotAllowed(
             "This token is limited; it can make only tokens with scopes among its own: "
             f"{', '.join(actor.scopes)}.",
             code="scope_exceeded",
         )
+        refuse(error, actor=actor, permission=Permission.TOKENS_OWN, target_type="token")
     with transaction.atomic():
         token, plain = Token.objects.create(
             user=user,
@@ -157,7 +218,7 @@ def token_revoke(*, actor: Actor, public_id: str) -> None:
         NotFound: there is none with this id that ``actor`` may see.
         NotAllowed, NotAuthenticated: ``actor`` may not.
     """
-    _require(actor, Permission.TOKENS_OWN)
+    require(actor, Permission.TOKENS_OWN, target_type="token", target_id=public_id)
     with transaction.atomic():
         token = selectors.token_get(actor=actor, public_id=public_id)
         token.delete()
@@ -234,16 +295,6 @@ def _check_token(name: str, expires_days: int | None, scopes: tuple[str, ...]) -
 
 
 def _require_token_of(actor: Actor, user_id: int) -> None:
-    if actor.user is not None and actor.user.pk == user_id:
-        _require(actor, Permission.TOKENS_OWN)
-    else:
-        _require(actor, Permission.USERS_MANAGE)
-
-
-def _require(actor: Actor, permission: Permission) -> None:
-    """Raise where ``actor`` may not. The surfaces above record the refusal (``audit.access``)."""
-    if actor.is_system or is_allowed(actor.user, permission, scopes=actor.scopes):
-        return
-    if actor.user is None:
-        raise NotAuthenticated("Sign in, or send a bearer token.")
-    raise NotAllowed(f"{actor.name} may not do this: it needs the permission {permission}.")
+    own = actor.user is not None and actor.user.pk == user_id
+    permission = Permission.TOKENS_OWN if own else Permission.USERS_MANAGE
+    require(actor, permission, target_type="token")

@@ -18,6 +18,7 @@ from django.conf import settings
 from django.http.request import split_domain_port, validate_host
 
 from accounts import requests, selectors, services
+from accounts.access import settle
 from accounts.actors import Actor
 from accounts.errors import InvalidRequest, MhError, NotAllowed, NotAuthenticated
 from accounts.models import Token, User
@@ -30,7 +31,6 @@ NOT_SIGNED_IN = 4401
 NOT_ALLOWED = 4403
 AUTH_TIMED_OUT = 4408
 TOO_MANY = 4429
-_GOING_AWAY_ERROR = 1011
 
 Phase = Literal["waiting", "open", "closed"]
 
@@ -230,6 +230,7 @@ class SocketConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]  # chann
         except reraise:
             raise
         except MhError as error:
+            await database_sync_to_async(settle)(error)
             await self.send_error(error, frame_id=frame_id)
         except Exception:  # the boundary: a fault of ours must not end the client's other chats
             logger.exception("A websocket frame failed")

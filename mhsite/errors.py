@@ -17,8 +17,8 @@ from rest_framework import exceptions
 from rest_framework.response import Response
 
 from accounts import errors as mh
+from accounts.access import settle
 from accounts.requests import current_request_id
-from audit.access import settle
 
 logger = logging.getLogger(__name__)
 

@@ -1,5 +1,13 @@
-"""Health, metrics, schema and documentation paths."""
+"""Health, schema and documentation paths."""
 
-from django.urls import URLPattern
+from django.urls import path
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
-urlpatterns: list[URLPattern] = []
+from mhsite import system_views
+
+urlpatterns = [
+    path("health/live", system_views.live, name="health-live"),
+    path("health/ready", system_views.ready, name="health-ready"),
+    path("api/schema", SpectacularAPIView.as_view(), name="schema"),
+    path("api/docs", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
+]

@@ -1,0 +1,66 @@
+"""Is the site alive, is it ready, and what can it do: health, schema, documentation."""
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from django.db import connection
+from django.http import HttpRequest, JsonResponse
+from django.views.decorators.http import require_safe
+from redis.exceptions import RedisError
+
+from backends import bus, selectors
+
+logger = logging.getLogger(__name__)
+
+
+@require_safe
+def live(request: HttpRequest) -> JsonResponse:
+    """Answer 200 as long as the process serves requests."""
+    del request
+    return JsonResponse({"status": "ok"})
+
+
+@require_safe
+def ready(request: HttpRequest) -> JsonResponse:
+    """Answer 200 when everything a request may need is there, else 503 and what is not.
+
+    Open to everybody, so it names parts and says nothing about them but *ok* and *failed*.
+    """
+    del request
+    checks = {name: _outcome(name, check) for name, check in _CHECKS.items()}
+    good = all(outcome == "ok" for outcome in checks.values())
+    body = {"status": "ok" if good else "failed", "checks": checks}
+    return JsonResponse(body, status=200 if good else 503)
+
+
+def _outcome(name: str, check: Callable[[], bool]) -> str:
+    try:
+        good = check()
+    except (OSError, RedisError):
+        good = False
+    except Exception:  # the boundary: whatever a driver raises, the answer is "failed"
+        logger.exception("Readiness check %s failed", name)
+        good = False
+    return "ok" if good else "failed"
+
+
+def _database() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+        return bool(cursor.fetchone() == (1,))
+
+
+def _broker() -> bool:
+    return bool(bus.redis().ping())
+
+
+def _worker() -> bool:
+    return bool(selectors.worker_alive())
+
+
+_CHECKS: Final[dict[str, Callable[[], bool]]] = {
+    "database": _database,
+    "broker": _broker,
+    "worker": _worker,
+}
