@@ -1,0 +1,74 @@
+"""Errors of the router.
+
+MhError
+├── MethodNotAllowed                      405
+├── InvalidRequest ── ContextTooLong      400
+├── NotFound       ── UnknownRoute        404
+├── Conflict       ── DuplicateChat       409
+├── Unavailable    ── NoRoute             503
+│                  └─ EngineUnreachable   503
+├── UpstreamFailed ── EngineStopped       502
+│                  └─ UpstreamGarbled     502
+└── UpstreamTimedOut                      504
+"""
+
+from accounts.errors import (
+    Conflict,
+    InvalidRequest,
+    MhError,
+    NotFound,
+    Unavailable,
+    UpstreamFailed,
+)
+
+
+class MethodNotAllowed(MhError):  # noqa: N818 - as its siblings in accounts.errors
+    """The path exists, and not with this method. ``allowed`` goes into the ``Allow`` header."""
+
+    status, type, code = 405, "invalid_request_error", "method_not_allowed"
+
+    def __init__(self, method: str, allowed: tuple[str, ...]) -> None:
+        super().__init__(f"{method} is not possible here. Use {' or '.join(allowed)}.")
+        self.allowed = allowed
+
+
+class ContextTooLong(InvalidRequest):
+    """The prompt does not fit into the model's context."""
+
+    code = "context_length_exceeded"
+
+
+class UnknownRoute(NotFound):
+    """No role, registry entry or served model has this name."""
+
+    code = "model_not_found"
+
+
+class DuplicateChat(Conflict):
+    """A chat with this id is running on this socket."""
+
+    code = "duplicate_id"
+
+
+class NoRoute(Unavailable):
+    """The role is known, and nothing in its chain can answer now."""
+
+    code = "no_route"
+
+
+class EngineUnreachable(Unavailable):
+    """The engine should be running, and nothing answers at its address."""
+
+    code = "engine_unreachable"
+
+
+class EngineStopped(UpstreamFailed):
+    """The engine went away, or broke off, before the answer was complete."""
+
+    code = "engine_stopped"
+
+
+class UpstreamGarbled(UpstreamFailed):
+    """The engine sent something that is not what its protocol says."""
+
+    code = "upstream_garbled"

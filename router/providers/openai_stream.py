@@ -1,0 +1,236 @@
+"""Reading OpenAI's streams: pure, fed with bytes cut anywhere.
+
+A stream is complete when ``[DONE]`` came after a finish reason and no frame carried an error. vLLM
+sends ``[DONE]`` after an error too, under HTTP 200, and a crashed engine just ends the body.
+Source: OpenAI's API reference, "Streaming", and vLLM 0.32 as observed.
+"""
+
+import json
+import re
+from typing import Any
+
+from accounts.errors import MhError
+from router.errors import EngineStopped, UpstreamGarbled
+from router.events import ReasoningEvent, TokenEvent, ToolCallEvent, ToolCallPiece, Usage
+from router.providers.base import Delta, Finished
+from router.providers.openai_errors import stream_error
+from router.providers.sse import EVENT_MAX, EventTooLong, SseDecoder
+
+DONE = "[DONE]"
+_FINISHED = re.compile(rb'"finish_reason":\s*"')
+_FRAME_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+
+
+def broken_off() -> EngineStopped:
+    """Return the error for a stream that ended without its end marker."""
+    return EngineStopped("The engine stopped before the answer was complete. Try again.")
+
+
+class ChatReader:
+    """Turns a chat completion stream into deltas of a chat."""
+
+    def __init__(self) -> None:
+        self._sse = SseDecoder()
+        self._reason = ""
+        self._usage: Usage | None = None
+        #: Whether the end marker has come; what follows it is not read.
+        self.complete = False
+
+    def feed(self, data: bytes) -> list[Delta]:
+        """Return the deltas in ``data``.
+
+        Raises:
+            MhError: the stream carries an error, or is not what it should be.
+        """
+        deltas: list[Delta] = []
+        try:
+            events = self._sse.feed(data)
+        except EventTooLong as exc:
+            raise UpstreamGarbled("The engine sent an answer that cannot be read.") from exc
+        for event in events:
+            if self.complete:
+                break
+            deltas += self._event(event.data)
+        return deltas
+
+    def end(self) -> list[Delta]:
+        """Say that no more bytes come; return what that completes.
+
+        Raises:
+            EngineStopped: the stream is not complete.
+        """
+        deltas = [delta for event in self._sse.end() for delta in self._event(event.data)]
+        if not self.complete:
+            raise broken_off()
+        return deltas
+
+    def _event(self, data: str) -> list[Delta]:
+        if data.strip() == DONE:
+            if not self._reason:
+                raise broken_off()
+            self.complete = True
+            return [Finished(self._reason, self._usage)]
+        frame = _object(data)
+        if frame is None:
+            return []
+        if frame.get("error"):
+            raise stream_error(frame["error"])
+        if usage := usage_of(frame):
+            self._usage = usage
+        choices = frame.get("choices")
+        deltas: list[Delta] = []
+        for choice in choices if isinstance(choices, list) else ():
+            if isinstance(choice, dict) and choice.get("index", 0) == 0:
+                deltas += self._choice(choice)
+        return deltas
+
+    def _choice(self, choice: dict[str, Any]) -> list[Delta]:
+        reason = choice.get("finish_reason")
+        if isinstance(reason, str) and reason:
+            self._reason = reason
+        delta = choice.get("delta")
+        return deltas_of(delta) if isinstance(delta, dict) else []
+
+
+def deltas_of(message: dict[str, Any]) -> list[Delta]:
+    """Return what a ``delta`` (or a whole ``message``) says: reasoning, then content, then tool calls."""
+    deltas: list[Delta] = []
+    # Old engines say ``reasoning_content``; some say both, with the same text.
+    reasoning = message.get("reasoning") or message.get("reasoning_content")
+    if isinstance(reasoning, str):
+        deltas.append(ReasoningEvent(type="reasoning", content=reasoning))
+    content = message.get("content")
+    if isinstance(content, str) and content:
+        deltas.append(TokenEvent(type="token", content=content))
+    for position, call in enumerate(message.get("tool_calls") or ()):
+        if isinstance(call, dict):
+            piece = _tool_call(call, position)
+            deltas.append(ToolCallEvent(type="tool_call", tool_call=piece))
+    return deltas
+
+
+def _tool_call(call: dict[str, Any], position: int) -> ToolCallPiece:
+    function = call.get("function") or {}
+    piece = ToolCallPiece(
+        index=int(call.get("index", position)), arguments=function.get("arguments") or ""
+    )
+    if call.get("id"):
+        piece["id"] = str(call["id"])
+    if function.get("name"):
+        piece["name"] = str(function["name"])
+    return piece
+
+
+def usage_of(frame: dict[str, Any]) -> Usage | None:
+    """Return the usage a frame or answer carries, if it does."""
+    usage = frame.get("usage")
+    if not isinstance(usage, dict):
+        return None
+    prompt = int(usage.get("prompt_tokens") or 0)
+    completion = int(usage.get("completion_tokens") or 0)
+    total = int(usage.get("total_tokens") or prompt + completion)
+    return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=total)
+
+
+def _object(data: str) -> dict[str, Any] | None:
+    """Return the JSON object in ``data``; None where there is nothing (some providers keep alive so)."""
+    if not data.strip():
+        return None
+    try:
+        frame = json.loads(data)
+    except (ValueError, RecursionError) as exc:
+        raise UpstreamGarbled("The engine sent an answer that cannot be read.") from exc
+    if not isinstance(frame, dict):
+        raise UpstreamGarbled("The engine sent an answer that cannot be read.")
+    return frame
+
+
+class Relay:
+    """Passes a stream's bytes on, whole frames at a time, and watches for its end.
+
+    Frames are not parsed: the few bytes that matter are looked for. In JSON a quote inside a string
+    is escaped, so ``"error"`` and ``"finish_reason":"`` cannot be text of an answer.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self._finished = False
+        self.complete = False
+        #: Why the stream is over without being complete, once that is known.
+        self.error: MhError | None = None
+
+    def feed(self, data: bytes) -> bytes:
+        """Return the bytes to pass on now. After an error, or the end marker, nothing more."""
+        if self.complete or self.error:
+            return b""
+        buffer = self._buffer + data if self._buffer else data
+        if buffer.endswith(b"\n\n"):
+            self._buffer = b""
+            return self._block(buffer)
+        end = _last_frame_end(buffer)
+        self._buffer = buffer[end:]
+        if len(self._buffer) > EVENT_MAX:
+            self.error = UpstreamGarbled("The engine sent an answer that cannot be read.")
+            return b""
+        return self._block(buffer[:end]) if end else b""
+
+    def end(self) -> bytes:
+        """Say that no more bytes come; return what is left to pass on. ``error`` is set if it is not all."""
+        if self.complete or self.error:
+            return b""
+        rest, self._buffer = self._buffer.rstrip(b"\r\n"), b""
+        # Only an end marker may lack its blank line; half a frame is never passed on.
+        passed = self._block(rest + b"\n\n") if rest.endswith(b"[DONE]") else b""
+        if not self.complete and self.error is None:
+            self.error = broken_off()
+        return passed
+
+    def _block(self, block: bytes) -> bytes:
+        if b'"error"' in block or b"[DONE]" in block:
+            return self._frames(block)
+        if not self._finished and _FINISHED.search(block):
+            self._finished = True
+        return block
+
+    def _frames(self, block: bytes) -> bytes:
+        """Look at each frame of a block that may hold an error or the end."""
+        passed: list[bytes] = []
+        start = 0
+        for match in _FRAME_END.finditer(block):
+            frame = block[start : match.end()]
+            start = match.end()
+            if self._ends(frame):
+                if self.complete:
+                    passed.append(frame)
+                break
+            if _FINISHED.search(frame):
+                self._finished = True
+            passed.append(frame)
+        return b"".join(passed)
+
+    def _ends(self, frame: bytes) -> bool:
+        for event in SseDecoder().feed(frame):
+            if event.data.strip() == DONE:
+                self.complete = self._finished
+                self.error = None if self._finished else broken_off()
+                return True
+            try:
+                found = _object(event.data)
+            except UpstreamGarbled as exc:
+                self.error = exc
+                return True
+            if found and found.get("error"):
+                self.error = stream_error(found["error"])
+                return True
+        return False
+
+
+def _last_frame_end(buffer: bytes) -> int:
+    """Return where the last complete frame ends; 0 if none does."""
+    end = buffer.rfind(b"\n\n")
+    if end >= 0:
+        return end + 2
+    if b"\r" not in buffer:
+        return 0
+    matches = list(_FRAME_END.finditer(buffer))
+    return matches[-1].end() if matches else 0

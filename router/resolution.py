@@ -1,0 +1,175 @@
+"""Who answers. Pure: what is asked for, the registry and what is serving in; a route out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from router.errors import NoRoute, UnknownRoute
+
+ROLE_PREFIX = "role:"
+#: The provider that is whichever local backend is active.
+ACTIVE = "active"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One model of the registry."""
+
+    id: str
+    provider: str
+    model: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """Models by id, and for each role its chain of ids."""
+
+    entries: Mapping[str, Entry] = field(default_factory=dict)
+    roles: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A local backend that takes requests now, and the model it serves."""
+
+    backend: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Engines:
+    """What the local engines are doing."""
+
+    #: Every backend that takes requests now.
+    serving: Sequence[Serving] = ()
+    #: The active one of them, if it is serving.
+    active: Serving | None = None
+    #: Why the active one is not serving: a sentence for a person.
+    why_not: str = ""
+    #: Names of all local backends, serving or not.
+    backends: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Who answers, with what."""
+
+    provider: str
+    backend: str
+    #: The name to send to the backend.
+    model: str
+    #: Defaults of the registry, by the names of OpenAI's API; what the client sets wins.
+    options: Mapping[str, Any] = field(default_factory=dict)
+    entry: str | None = None
+    role: str | None = None
+
+
+def resolve(
+    *,
+    registry: Registry,
+    engines: Engines,
+    role: str | None = None,
+    model: str | None = None,
+) -> Route:
+    """Return who answers ``role`` or ``model``; with neither, the active backend.
+
+    ``model`` is ``role:<role>``, a registry id, or the name of a model that is being served; looked
+    for in this order.
+
+    Raises:
+        UnknownRoute: nothing has this name; the message says what there is.
+        NoRoute: the name is known, and nothing behind it can answer now.
+    """
+    if model is not None and model.startswith(ROLE_PREFIX):
+        role, model = model.removeprefix(ROLE_PREFIX), None
+    if role is not None:
+        return _by_role(role, registry, engines)
+    if model is None:
+        return _active(engines)
+    if model in registry.entries:
+        return _by_entry(registry.entries[model], engines)
+    return _by_served_name(model, registry, engines)
+
+
+def _active(engines: Engines) -> Route:
+    if engines.active is None:
+        raise NoRoute(engines.why_not or "No engine is running.", code="backend_not_running")
+    return Route(provider=ACTIVE, backend=engines.active.backend, model=engines.active.model)
+
+
+def _by_role(role: str, registry: Registry, engines: Engines) -> Route:
+    if role not in registry.roles:
+        known = ", ".join(registry.roles) or "none"
+        raise UnknownRoute(
+            f"There is no role {role[:80]!r}. Roles here: {known}.",
+            code="role_not_found",
+            param="role",
+        )
+    chain = registry.roles[role]
+    if not chain:
+        found = _active(engines)
+        return Route(provider=found.provider, backend=found.backend, model=found.model, role=role)
+    reasons: list[str] = []
+    for entry_id in chain:
+        try:
+            return _by_entry(registry.entries[entry_id], engines, role=role)
+        except NoRoute as exc:
+            reasons.append(exc.message)
+    # The same reason of several links is said once.
+    raise NoRoute(f"Nothing can answer the role {role!r} now. {' '.join(dict.fromkeys(reasons))}")
+
+
+def _by_entry(entry: Entry, engines: Engines, *, role: str | None = None) -> Route:
+    serving = _serving_for(entry, engines)
+    if entry.model and entry.model != serving.model:
+        raise NoRoute(
+            f"{entry.id} needs the model {entry.model!r}, and {serving.backend} serves"
+            f" {serving.model!r}.",
+            code="model_not_served",
+        )
+    return Route(
+        provider=entry.provider,
+        backend=serving.backend,
+        model=serving.model,
+        options=entry.options,
+        entry=entry.id,
+        role=role,
+    )
+
+
+def _serving_for(entry: Entry, engines: Engines) -> Serving:
+    if entry.provider == ACTIVE:
+        if engines.active is None:
+            raise NoRoute(engines.why_not or "No engine is running.", code="backend_not_running")
+        return engines.active
+    for serving in engines.serving:
+        if serving.backend == entry.provider:
+            return serving
+    if entry.provider in engines.backends:
+        raise NoRoute(
+            f"{entry.id} needs {entry.provider}, which is not running.", code="backend_not_running"
+        )
+    raise NoRoute(f"{entry.id} needs the provider {entry.provider}, which is not set up here.")
+
+
+def _by_served_name(model: str, registry: Registry, engines: Engines) -> Route:
+    for serving in engines.serving:
+        if serving.model == model:
+            return Route(provider=serving.backend, backend=serving.backend, model=model)
+    if not engines.serving:
+        raise NoRoute(
+            f"No engine is running that could serve the model {model[:120]!r}. {engines.why_not}".strip(),
+            code="backend_not_running",
+            param="model",
+        )
+    raise UnknownRoute(
+        f"There is no model {model[:120]!r}. There is: {', '.join(names(registry, engines))}.",
+        param="model",
+    )
+
+
+def names(registry: Registry, engines: Engines) -> list[str]:
+    """Return every name ``model`` may have: served models, registry ids, roles."""
+    served = dict.fromkeys(serving.model for serving in engines.serving if serving.model)
+    return [*served, *registry.entries, *(f"{ROLE_PREFIX}{role}" for role in registry.roles)]

@@ -1,0 +1,259 @@
+"""What clients may send, and what ``etc/models.json`` may hold. Unknown keys are errors that name them."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from accounts.errors import Invalid, InvalidRequest
+
+#: Roles shipped; each can be asked for before anybody has configured it.
+SHIPPED_ROLES = (
+    "orchestrator",
+    "persona",
+    "curator",
+    "coder",
+    "planner",
+    "summarizer",
+    "embedder",
+    "fallback",
+)
+#: Providers an entry may name in this version.
+PROVIDERS = ("active", "vllm", "ollama", "openai", "runpod", "huggingface")
+MESSAGES_MAX = 4096
+
+Name = Annotated[str, Field(min_length=1, max_length=512)]
+EntryId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=128)]
+RoleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$", max_length=64)]
+Stop = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class Strict(BaseModel):
+    """Base of what people write: no unknown keys, no silent conversion of types."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
+
+
+def _either(camel: str, snake: str) -> AliasChoices:
+    return AliasChoices(camel, snake)
+
+
+class ChatOptions(Strict):
+    """How to generate. None is unset; 0 is a value. Both spellings of a name are accepted."""
+
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1, validation_alias=_either("topP", "top_p"))
+    top_k: int | None = Field(None, ge=-1, le=1_000_000, validation_alias=_either("topK", "top_k"))
+    min_p: float | None = Field(None, ge=0, le=1, validation_alias=_either("minP", "min_p"))
+    max_tokens: int | None = Field(
+        None, ge=1, le=10_000_000, validation_alias=_either("maxTokens", "max_tokens")
+    )
+    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
+    seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
+    presence_penalty: float | None = Field(
+        None, ge=-2, le=2, validation_alias=_either("presencePenalty", "presence_penalty")
+    )
+    frequency_penalty: float | None = Field(
+        None, ge=-2, le=2, validation_alias=_either("frequencyPenalty", "frequency_penalty")
+    )
+    repetition_penalty: float | None = Field(
+        None, gt=0, le=10, validation_alias=_either("repetitionPenalty", "repetition_penalty")
+    )
+
+    def given(self) -> dict[str, Any]:
+        """Return what is set, under the names of OpenAI's API."""
+        return self.model_dump(exclude_none=True)
+
+
+class TextPart(Strict):
+    """Text among several parts of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ImageUrl(Strict):
+    """Where an image is: an ``https:`` or ``data:`` URL."""
+
+    url: str = Field(min_length=1)
+    detail: Literal["auto", "low", "high"] | None = None
+
+
+class ImagePart(Strict):
+    """An image among several parts of a message."""
+
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+
+
+class Message(Strict):
+    """One message of a conversation, as OpenAI's API has it."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | Annotated[list[Part], Field(min_length=1, max_length=256)] | None = None
+    name: str | None = Field(None, min_length=1, max_length=128)
+    tool_calls: list[dict[str, Any]] | None = Field(None, max_length=128)
+    tool_call_id: str | None = Field(None, max_length=256)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.content is None and not self.tool_calls:
+            msg = "a message needs content"
+            raise ValueError(msg)
+        return self
+
+    def given(self) -> dict[str, Any]:
+        """Return the message for an engine."""
+        data = self.model_dump(exclude_none=True)
+        return data if "content" in data else {**data, "content": None}
+
+
+class ChatRequest(Strict):
+    """A chat, as ``POST /api/chat``, ``/ws/chat/`` and ``mh chat`` ask for it.
+
+    ``role`` or ``model``, not both; with neither, the active backend answers.
+    """
+
+    role: Name | None = None
+    model: Name | None = None
+    messages: list[Message] = Field(min_length=1, max_length=MESSAGES_MAX)
+    options: ChatOptions = ChatOptions()
+    stream: bool = False
+    #: ``text``, ``json``, or a JSON Schema that the answer must follow.
+    format: Literal["text", "json"] | dict[str, Any] | None = None
+    tools: list[dict[str, Any]] | None = Field(None, min_length=1, max_length=128)
+    tool_choice: str | dict[str, Any] | None = Field(
+        None, validation_alias=_either("toolChoice", "tool_choice")
+    )
+
+    @model_validator(mode="after")
+    def _one_of_role_and_model(self) -> Self:
+        if self.role is not None and self.model is not None:
+            msg = "give role or model, not both"
+            raise ValueError(msg)
+        return self
+
+
+class Lenient(BaseModel):
+    """Base of OpenAI's requests: what we do not know is the engine's to judge."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class OpenAISampling(Lenient):
+    """What OpenAI's two completion requests have in common, as far as we judge it."""
+
+    model: Name | None = None
+    stream: bool | None = None
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    max_tokens: int | None = Field(None, ge=0)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    n: int | None = Field(None, ge=1, le=128)
+    stop: str | list[str] | None = None
+    seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
+
+
+class OpenAIMessage(Lenient):
+    """A message, as far as we judge it."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[dict[str, Any]] | None = None
+
+
+class OpenAIChat(OpenAISampling):
+    """``POST /v1/chat/completions``."""
+
+    messages: list[OpenAIMessage] = Field(min_length=1, max_length=MESSAGES_MAX)
+
+
+class OpenAICompletion(OpenAISampling):
+    """``POST /v1/completions``."""
+
+    prompt: str | list[str] | list[int] | list[list[int]]
+
+
+class EntryFile(Strict):
+    """One model of ``etc/models.json``."""
+
+    provider: Literal["active", "vllm", "ollama", "openai", "runpod", "huggingface"]
+    #: Name the provider knows it by; empty means what it serves at the moment.
+    model: str = Field("", max_length=512)
+    options: ChatOptions = ChatOptions()
+    description: str = Field("", max_length=512)
+
+
+class RegistryFile(Strict):
+    """``etc/models.json``: models by registry id, and for each role its chain of ids."""
+
+    model_config = ConfigDict(title="Models and roles of mh")
+
+    schema_reference: str | None = Field(None, alias="$schema")
+    version: Literal["1.0.0"] = "1.0.0"
+    models: dict[EntryId, EntryFile]
+    roles: dict[RoleName, Annotated[list[EntryId], Field(max_length=32)]]
+
+    @model_validator(mode="after")
+    def _chains_name_models(self) -> Self:
+        for role, chain in self.roles.items():
+            for entry in chain:
+                if entry not in self.models:
+                    msg = f"role {role!r} names {entry!r}, which is not among the models"
+                    raise ValueError(msg)
+        return self
+
+
+AnyModel = TypeVar("AnyModel", bound=BaseModel)
+
+#: What makes a request impossible to understand, as against a value that is not acceptable.
+_MALFORMED = ("missing", "extra_forbidden", "_type", "_parsing", "union_tag", "literal_error")
+
+
+def parse(model: type[AnyModel], data: object, *, always_400: bool = False) -> AnyModel:
+    """Return ``data`` as a ``model``.
+
+    Raises:
+        InvalidRequest: a field is missing, unknown or of the wrong type; with ``always_400`` (as
+            OpenAI answers) also for values that are not acceptable.
+        Invalid: a value is not acceptable.
+    """
+    if not isinstance(data, Mapping):
+        raise InvalidRequest("The body must be a JSON object.", code="invalid_json")
+    try:
+        return model.model_validate(data)
+    except ValidationError as exc:
+        # Without the input: it is somebody's conversation.
+        details = exc.errors(include_url=False, include_context=False, include_input=False)
+    raise _refusal(details, always_400=always_400)
+
+
+def _refusal(details: list[ErrorDetails], *, always_400: bool) -> InvalidRequest | Invalid:
+    first = details[0]
+    where = _path(first["loc"])
+    unknown = [_path(item["loc"]) for item in details if item["type"] == "extra_forbidden"]
+    if unknown:
+        message = f"Unknown key{'s' if len(unknown) > 1 else ''}: {', '.join(unknown[:10])}."
+        return InvalidRequest(message, code="unknown_key", param=unknown[0])
+    text = first["msg"].removeprefix("Value error, ")
+    message = f"{where}: {text}." if where else f"{text[:1].upper()}{text[1:]}."
+    code = "missing_field" if first["type"] == "missing" else None
+    if always_400 or any(word in first["type"] for word in _MALFORMED):
+        return InvalidRequest(message, code=code, param=where or None)
+    return Invalid(message, param=where or None)
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    """Return ``messages[0].content``; the names pydantic gives to branches of a union are left out."""
+    path = ""
+    for step in location:
+        if isinstance(step, int):
+            path += f"[{step}]"
+        elif (step.isidentifier() and step not in {"str", "text", "image_url"}) or not path:
+            path += f".{step[:80]}" if path else step[:80]
+    return path

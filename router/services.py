@@ -1,0 +1,376 @@
+"""Chats, and writes to the registry.
+
+No database connection is held while an engine answers: everything the database knows is read before,
+in one piece of synchronous code that closes its connection.
+"""
+
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from asgiref.sync import sync_to_async
+from django.db import close_old_connections, transaction
+
+from accounts.actors import Actor
+from accounts.errors import MhError
+from accounts.permissions import Permission
+from audit.access import arequire, require
+from audit.models import Category
+from audit.services import event_record
+from backends.leases import request_lease
+from router import selectors
+from router.events import (
+    ChatEvent,
+    ChatResult,
+    DoneEvent,
+    ErrorEvent,
+    StartEvent,
+    Timings,
+    ToolCall,
+    ToolCallPiece,
+)
+from router.models import ModelEntry, Role, RoleLink
+from router.providers.base import ChatCall, Finished, Provider
+from router.providers.openai_compatible import OpenAICompatible, encode
+from router.schemas import ChatRequest, RegistryFile, parse
+from router.selectors import ModelCard, Resolved
+
+#: By engine plugin; every other engine speaks OpenAI's API.
+_PROVIDERS: Final[dict[str, Provider]] = {}
+_DEFAULT: Final = OpenAICompatible()
+
+
+def _provider(engine: str) -> Provider:
+    return _PROVIDERS.get(engine, _DEFAULT)
+
+
+async def chat_allowed(actor: Actor) -> None:
+    """Return if ``actor`` may chat: asked before a body is parsed, so that strangers learn nothing of it.
+
+    Raises:
+        NotAuthenticated, NotAllowed: they may not; the refusal is recorded.
+    """
+    await arequire(actor, Permission.CHAT, target_type="chat")
+
+
+# -- chats
+
+
+class _Clock:
+    """Measures one chat."""
+
+    def __init__(self) -> None:
+        self._begin = time.perf_counter()
+        self._sent: float | None = None
+        self._first: float | None = None
+
+    def sent(self) -> None:
+        self._sent = self._now()
+
+    def piece(self) -> None:
+        if self._first is None:
+            self._first = self._now()
+
+    def timings(self) -> Timings:
+        return Timings(queued_ms=self._sent, ttft_ms=self._first, total_ms=self._now())
+
+    def _now(self) -> float:
+        return round((time.perf_counter() - self._begin) * 1000, 1)
+
+
+async def chat(*, actor: Actor, request: ChatRequest) -> AsyncGenerator[ChatEvent, None]:
+    """Answer a chat as a stream of events: ``start`` first, ``done`` or ``error`` last.
+
+    Closing the generator, or cancelling the task that iterates over it, stops the engine's generation.
+    Iterate in one task.
+
+    Raises:
+        MhError: before ``start``, and only then: not allowed, no such model, not running, refused by
+            the engine. Later failures are an ``error`` event.
+    """
+    clock = _Clock()
+    found = await _resolved(actor, role=request.role, model=request.model)
+    call = _call(request, found, actor.request_id)
+    started = False
+    try:
+        async with (
+            request_lease(found.route.backend, call.request_id),
+            _sent(clock, _provider(found.engine), found, call) as deltas,
+        ):
+            started = True
+            yield _start(found, actor)
+            async for delta in deltas:
+                if isinstance(delta, Finished):
+                    yield DoneEvent(
+                        type="done",
+                        finish_reason=delta.reason,
+                        usage=delta.usage,
+                        timings=clock.timings(),
+                    )
+                    return
+                clock.piece()
+                yield delta
+    except MhError as exc:
+        if not started:
+            raise
+        yield ErrorEvent(type="error", error=exc.body(actor.request_id))
+
+
+async def chat_complete(*, actor: Actor, request: ChatRequest) -> ChatResult:
+    """Answer a chat at once, when it is complete.
+
+    Raises:
+        MhError: it could not be answered, or not to the end.
+    """
+    answer = _Answer()
+    async with aclosing(chat(actor=actor, request=request)) as events:
+        async for event in events:
+            answer.add(event)
+    return answer.result()
+
+
+class _Answer:
+    """Puts the events of a chat together."""
+
+    def __init__(self) -> None:
+        self._text: dict[str, list[str]] = {"token": [], "reasoning": []}
+        self._calls: dict[int, list[ToolCallPiece]] = {}
+        self._start: StartEvent | None = None
+        self._done: DoneEvent | None = None
+
+    def add(self, event: ChatEvent) -> None:
+        match event["type"]:
+            case "start":
+                self._start = event
+            case "token" | "reasoning":
+                self._text[event["type"]].append(event["content"])
+            case "tool_call":
+                self._calls.setdefault(event["tool_call"]["index"], []).append(event["tool_call"])
+            case "done":
+                self._done = event
+            case "error":
+                raise _RelayedError(event)
+
+    def result(self) -> ChatResult:
+        if self._start is None or self._done is None:
+            msg = "a chat ended without done or error"
+            raise RuntimeError(msg)
+        return ChatResult(
+            content="".join(self._text["token"]),
+            reasoning="".join(self._text["reasoning"]),
+            tool_calls=[_whole_call(pieces) for _, pieces in sorted(self._calls.items())],
+            model=self._start["model"],
+            provider=self._start["provider"],
+            backend=self._start["backend"],
+            finish_reason=self._done["finish_reason"],
+            usage=self._done["usage"],
+            timings=self._done["timings"],
+            request_id=self._start["request_id"],
+        )
+
+
+class _RelayedError(MhError):
+    """An ``error`` event, for callers who want an exception."""
+
+    def __init__(self, event: ErrorEvent) -> None:
+        error = event["error"]
+        super().__init__(error["message"], code=error["code"], param=error["param"])
+        self.type = error["type"]
+        self.status = 503 if error["type"] == "unavailable_error" else 502
+
+
+def _whole_call(pieces: list[ToolCallPiece]) -> ToolCall:
+    return ToolCall(
+        id=next((piece["id"] for piece in pieces if "id" in piece), ""),
+        name=next((piece["name"] for piece in pieces if "name" in piece), ""),
+        arguments="".join(piece["arguments"] for piece in pieces),
+    )
+
+
+@asynccontextmanager
+async def _sent(
+    clock: _Clock, provider: Provider, found: Resolved, call: ChatCall
+) -> AsyncIterator[AsyncIterator[Any]]:
+    clock.sent()
+    async with provider.chat(found.target, call) as deltas:
+        yield deltas
+
+
+def _start(found: Resolved, actor: Actor) -> StartEvent:
+    return StartEvent(
+        type="start",
+        model=found.route.model,
+        provider=found.route.provider,
+        backend=found.route.backend,
+        request_id=actor.request_id,
+    )
+
+
+def _call(request: ChatRequest, found: Resolved, request_id: str) -> ChatCall:
+    return ChatCall(
+        model=found.route.model,
+        messages=[message.given() for message in request.messages],
+        options={**found.route.options, **request.options.given()},
+        format=request.format,
+        tools=request.tools,
+        tool_choice=request.tool_choice,
+        request_id=_unique(request_id),
+    )
+
+
+def _unique(request_id: str) -> str:
+    """Return an id nobody else has in flight: clients choose request ids, and choose them twice."""
+    return f"{request_id[:64]}-{secrets.token_hex(6)}"
+
+
+async def _resolved(actor: Actor, *, role: str | None, model: str | None) -> Resolved:
+    return await sync_to_async(_resolved_in_thread)(actor, role, model)
+
+
+def _resolved_in_thread(actor: Actor, role: str | None, model: str | None) -> Resolved:
+    try:
+        require(actor, Permission.CHAT, target_type="model", target_id=role or model or "")
+        return selectors.resolved(role=role, model=model)
+    finally:
+        close_old_connections()
+
+
+# -- OpenAI's API, passed on
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAICall:
+    """A request of OpenAI's API, to be passed on with as little change as can be."""
+
+    path: str
+    #: What the client sent, and what it parses to.
+    body: bytes
+    fields: Mapping[str, Any]
+
+    def for_route(self, found: Resolved) -> bytes:
+        """Return the body for the engine: the client's own bytes where nothing has to change."""
+        defaults = {
+            name: value
+            for name, value in found.route.options.items()
+            if self.fields.get(name) is None
+            and not (name == "max_tokens" and self.fields.get("max_completion_tokens") is not None)
+        }
+        if not defaults and self.fields.get("model") == found.route.model:
+            return self.body
+        return encode({**self.fields, **defaults, "model": found.route.model})
+
+
+async def relay(*, actor: Actor, call: OpenAICall) -> AsyncGenerator[bytes, None]:
+    """Pass a streamed request on; yield the engine's frames, ``[DONE]`` included.
+
+    Closing it stops the generation. Iterate in one task.
+
+    Raises:
+        MhError: at any time. Before the first frame nothing has been generated.
+    """
+    found = await _resolved(actor, role=None, model=call.fields.get("model"))
+    request_id = _unique(actor.request_id)
+    provider = _provider(found.engine)
+    async with (
+        request_lease(found.route.backend, request_id),
+        provider.relay(found.target, call.path, call.for_route(found), request_id) as frames,
+    ):
+        async for frame in frames:
+            yield frame
+
+
+async def relay_complete(*, actor: Actor, call: OpenAICall) -> bytes:
+    """Pass a request on that is not streamed; return the engine's answer.
+
+    Raises:
+        MhError: it could not be answered.
+    """
+    found = await _resolved(actor, role=None, model=call.fields.get("model"))
+    request_id = _unique(actor.request_id)
+    async with request_lease(found.route.backend, request_id):
+        return await _provider(found.engine).ask(
+            found.target, call.path, call.for_route(found), request_id
+        )
+
+
+async def models_list(*, actor: Actor) -> list[ModelCard]:
+    """Return every name ``actor`` may use as ``model``.
+
+    Raises:
+        NotAuthenticated, NotAllowed: they may not chat.
+    """
+    return await sync_to_async(_models_in_thread)(actor)
+
+
+def _models_in_thread(actor: Actor) -> list[ModelCard]:
+    try:
+        require(actor, Permission.CHAT, target_type="path", target_id="/v1/models")
+        return selectors.model_cards()
+    finally:
+        close_old_connections()
+
+
+# -- the registry
+
+
+def registry_import(data: object, actor: Actor) -> RegistryFile:
+    """Replace the registry by what ``etc/models.json`` holds, parsed as JSON.
+
+    Raises:
+        InvalidRequest, Invalid: it is not what the schema says; the message names the key.
+        NotAuthenticated, NotAllowed: ``actor`` may not change the registry.
+    """
+    require(actor, Permission.BACKENDS_OPERATE, target_type="registry")
+    file = parse(RegistryFile, data)
+    with transaction.atomic():
+        before = registry_export()
+        RoleLink.objects.all().delete()
+        Role.objects.all().delete()
+        ModelEntry.objects.exclude(id__in=file.models).delete()
+        for entry_id, entry in file.models.items():
+            values = entry.model_dump(exclude={"options"})
+            values["options"] = entry.options.given()
+            ModelEntry.objects.update_or_create(id=entry_id, defaults=values)
+        Role.objects.bulk_create([Role(name=name) for name in file.roles])
+        RoleLink.objects.bulk_create(
+            [
+                RoleLink(role_id=role, entry_id=entry, position=position)
+                for role, chain in file.roles.items()
+                for position, entry in enumerate(chain)
+            ]
+        )
+        event_record(
+            actor=actor,
+            event="registry.imported",
+            category=Category.CONFIGURATION,
+            target_type="registry",
+            before=before,
+            after=registry_export(),
+        )
+    return file
+
+
+def registry_export() -> dict[str, Any]:
+    """Return the registry in the form of ``etc/models.json``."""
+    links: dict[str, list[str]] = {name: [] for name in Role.objects.values_list("name", flat=True)}
+    for role, entry in RoleLink.objects.values_list("role_id", "entry_id"):
+        links[role].append(entry)
+    return {
+        "version": "1.0.0",
+        "models": {row.id: _entry_export(row) for row in ModelEntry.objects.all()},
+        "roles": links,
+    }
+
+
+def _entry_export(row: ModelEntry) -> dict[str, Any]:
+    entry: dict[str, Any] = {"provider": row.provider}
+    if row.model:
+        entry["model"] = row.model
+    if row.options:
+        entry["options"] = dict(row.options)
+    if row.description:
+        entry["description"] = row.description
+    return entry
