@@ -145,6 +145,15 @@ class Metrics:
     kv_cache_usage: float | None = None
     prompt_tokens_total: float | None = None
     generation_tokens_total: float | None = None
+    #: Whether the engine gave its memory back and answers nothing, though its health is good.
+    asleep: bool | None = None
+    #: Size of the cache, in tokens.
+    kv_cache_tokens: int | None = None
+    #: Requests ended, by the engine's own reason: ``stop``, ``length``, ``abort``.
+    finished: dict[str, int] = field(default_factory=dict)
+    #: Means since the start, in seconds.
+    ttft_seconds: float | None = None
+    inter_token_seconds: float | None = None
 
 
 class Engine(ABC):

@@ -1,0 +1,85 @@
+"""The vLLM plugin: each method hands over to the module that knows."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from backends.engines.base import (
+    Capabilities,
+    Detection,
+    Engine,
+    InstallReport,
+    Launch,
+    Metrics,
+    ModelInfo,
+    Problem,
+    Progress,
+    Target,
+)
+from backends.engines.models_on_disk import inventory
+from backends.engines.vllm import client, command, install, installation, log, preflight
+from backends.engines.vllm.options import VllmOptions
+from backends.errors import EngineNotInstalled
+
+
+class VllmEngine(Engine):
+    """vLLM's OpenAI-compatible server: one model per process, on NVIDIA GPUs or on the CPU."""
+
+    name: ClassVar[str] = "vllm"
+    title: ClassVar[str] = "vLLM"
+    Options: ClassVar[type[VllmOptions]] = VllmOptions
+    capabilities: ClassVar[Capabilities] = Capabilities(openai_api=True, structured_output=True)
+
+    def detect(self) -> Detection:
+        """Look for a Python that has vLLM."""
+        return installation.detect()
+
+    def models(self, options: VllmOptions) -> list[ModelInfo]:
+        """List mh's own models, those in the site's folders and in the Hugging Face cache."""
+        return inventory(command.model_places(options))
+
+    def preflight(self, options: VllmOptions) -> list[Problem]:
+        """Check network, installation, model and what is asked of it."""
+        return preflight.preflight(options)
+
+    def launch(self, options: VllmOptions) -> Launch:
+        """Build the command; raises ``EngineNotInstalled``."""
+        try:
+            return command.launch(options, installation.find())
+        except installation.NotFoundError as error:
+            raise EngineNotInstalled(str(error)) from error
+
+    def is_ready(self, target: Target, *, timeout: float) -> bool:
+        """Ask ``/health`` and ``/v1/models``."""
+        return client.is_ready(target, timeout)
+
+    def is_healthy(self, target: Target, *, timeout: float) -> bool:
+        """Ask ``/health``."""
+        return client.is_healthy(target, timeout)
+
+    def loaded_model(self, target: Target, *, timeout: float) -> str | None:
+        """Return the first model of ``/v1/models``."""
+        return next(iter(client.served_models(target, timeout)), None)
+
+    def version(self, target: Target, *, timeout: float) -> str:
+        """Ask ``/version``."""
+        return client.version(target, timeout)
+
+    def warm_up(self, target: Target, *, timeout: float) -> None:
+        """Chat one token."""
+        client.warm_up(target, timeout)
+
+    def metrics(self, target: Target, *, timeout: float) -> Metrics:
+        """Read ``/metrics``."""
+        return client.metrics(target, timeout)
+
+    def progress(self, log_tail: Sequence[str]) -> Progress | None:
+        """Read the stage of a start."""
+        return log.progress(log_tail)
+
+    def failure_reason(self, log_tail: Sequence[str]) -> str:
+        """Read why it failed."""
+        return log.failure_reason(log_tail)
+
+    def install(self, report: InstallReport) -> None:
+        """Install the build this machine needs, and the demo model with the CPU build."""
+        install.install(report)

@@ -1,0 +1,145 @@
+"""Why a start of vLLM cannot work, found in a moment and not after half a minute."""
+
+import ipaddress
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from backends.engines import nvidia
+from backends.engines.base import Problem
+from backends.engines.models_on_disk import Config, inventory, names_like, problem_of
+from backends.engines.vllm.command import find_model, model_places
+from backends.engines.vllm.installation import Installation, NotFoundError, detect, find
+from backends.engines.vllm.options import VllmOptions
+
+#: Methods that read how the weights were packed from the model, and the file it may be in instead of
+#: ``config.json``. The others pack plain weights while they are loaded.
+_NEED_CONFIG: Final[dict[str, tuple[str, ...]]] = {
+    "awq": ("quant_config.json", "quantize_config.json"),
+    "auto_awq": ("quant_config.json", "quantize_config.json"),
+    "awq_marlin": ("quant_config.json", "quantize_config.json"),
+    "gptq": ("quantize_config.json",),
+    "auto_gptq": ("quantize_config.json",),
+    "gptq_marlin": ("quantize_config.json",),
+    "moe_wna16": ("quantize_config.json",),
+    "compressed-tensors": (),
+    "modelopt": ("hf_quant_config.json",),
+    "modelopt_fp4": ("hf_quant_config.json",),
+    "modelopt_mxfp8": ("hf_quant_config.json",),
+    "modelopt_mixed": ("hf_quant_config.json",),
+    "quark": (),
+}
+
+
+def preflight(options: VllmOptions) -> list[Problem]:
+    """Return every reason that can be seen without starting anything; empty means go."""
+    problems = list(_network(options))
+    if options.autoToolChoice and not options.toolCallParser:
+        message = "Automatic tool choice needs a tool call parser: set toolCallParser."
+        problems.append(Problem(message=message, option="toolCallParser"))
+    if options.chatTemplate and not Path(options.chatTemplate).is_file():
+        message = f"The chat template {options.chatTemplate} does not exist."
+        problems.append(Problem(message=message, option="chatTemplate"))
+    try:
+        installation = find()
+    except NotFoundError:
+        problems.append(Problem(message=detect().reason, code="engine_not_installed"))
+        return problems + list(_model(options))
+    problems += _gpus(options, installation)
+    return problems + list(_model(options))
+
+
+def _network(options: VllmOptions) -> Iterator[Problem]:
+    if not options.apiKey and not is_loopback(options.host):
+        message = (
+            f"Listening on {options.host} would let everybody on the network use the engine: "
+            "set apiKey, or host to 127.0.0.1."
+        )
+        yield Problem(message=message, option="host")
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether only this machine can reach ``host``."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _gpus(options: VllmOptions, installation: Installation) -> Iterator[Problem]:
+    if installation.build == "cpu":
+        return
+    seen = nvidia.gpu_count()
+    if seen == 0:
+        message = (
+            "The installed vLLM is the CUDA build, and no NVIDIA GPU is seen on this machine. Check "
+            "the driver (nvidia-smi), or install the CPU build: mh vllm install"
+        )
+        yield Problem(message=message)
+    elif options.tensorParallelSize > seen:
+        message = f"tensorParallelSize is {options.tensorParallelSize}, and this machine has {seen} GPU(s)."
+        yield Problem(message=message, option="tensorParallelSize")
+
+
+def _model(options: VllmOptions) -> Iterator[Problem]:
+    path = find_model(options)
+    if path is None:
+        yield Problem(message=_not_here(options), option="model", code="model_not_found")
+        return
+    problem = problem_of(path)
+    if problem:
+        yield Problem(message=problem, option="model")
+        return
+    yield from _fits_the_model(options, path, Config.read(path))
+
+
+def _not_here(options: VllmOptions) -> str:
+    if Path(options.model).is_absolute():
+        return f"{options.model} does not exist."
+    here = names_like(inventory(model_places(options)))
+    offer = (
+        f"Models here: {here}" if here else "There is no model here yet; mh vllm install brings one"
+    )
+    return f"The model “{options.model}” is not on this machine. {offer}."
+
+
+def _fits_the_model(options: VllmOptions, path: Path, config: Config) -> Iterator[Problem]:
+    limit = config.max_length
+    if options.maxModelLen and limit and options.maxModelLen > limit:
+        message = (
+            f"maxModelLen is {options.maxModelLen}, and {options.model} can do {limit} at most."
+        )
+        yield Problem(message=message, option="maxModelLen")
+    heads, parts = config.attention_heads, options.tensorParallelSize
+    if heads and heads % parts:
+        message = (
+            f"tensorParallelSize is {parts}, and does not divide the {heads} attention heads of "
+            f"{options.model}."
+        )
+        yield Problem(message=message, option="tensorParallelSize")
+    if options.quantization:
+        yield from _quantization(options.quantization, options.model, path, config)
+
+
+def _quantization(method: str, model: str, path: Path, config: Config) -> Iterator[Problem]:
+    packed = config.quantization
+    files = _NEED_CONFIG.get(method)
+    if files is None:
+        return
+    if packed is None:
+        if not any((path / name).is_file() for name in files):
+            message = (
+                f"quantization is {method}, and {model} is not packed that way. Leave it empty."
+            )
+            yield Problem(message=message, option="quantization")
+    elif _family(packed) != _family(method) and method != "moe_wna16":
+        message = f"quantization is {method}, and {model} is packed as {packed}. Leave it empty."
+        yield Problem(message=message, option="quantization")
+
+
+def _family(method: str) -> str:
+    """Return the packing a method reads: ``gptq_marlin`` and ``auto_gptq`` read GPTQ."""
+    known = ("awq", "gptq", "modelopt", "compressed-tensors", "quark")
+    return next((name for name in known if name in method.replace("_", "-")), method)
