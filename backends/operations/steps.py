@@ -9,7 +9,7 @@ from typing import Final
 
 import httpx
 
-from backends import leases, services, supervisor
+from backends import leases, ports, services, supervisor
 from backends.engines.base import Launch, Problem
 from backends.errors import PreflightFailed, StartFailed, StopFailed
 from backends.lifecycle import State, is_alive
@@ -56,7 +56,7 @@ def _check_port(ctx: Context, backend: Backend, launch: Launch) -> None:
     inst = ctx.instance
     if inst is not None and is_alive(State(backend.state)):
         return
-    holder = supervisor.port_holder(launch.port, launch.host)
+    holder = ports.port_holder(launch.port, launch.host)
     if holder is not None:
         msg = (
             f"Port {launch.port} is in use by {holder}. Stop that program, or choose another port for "

@@ -1,0 +1,89 @@
+"""A backend that runs the fake engine: real processes under the real keeper."""
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import redis
+from django.conf import settings
+from django.db import connections
+
+from backends import selectors, services, supervisor
+from backends.engines import registry
+from backends.models import Backend, Operation
+from backends.operations.runner import run_operations
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@dataclass
+class FakeBackend:
+    """The row, and how to run what was asked of it."""
+
+    name: str
+    port: int
+
+    @property
+    def row(self) -> Backend:
+        return Backend.objects.get(name=self.name)
+
+    def run(self) -> None:
+        """Be the worker."""
+        run_operations(settings.MH_NODE)
+
+    def run_in_thread(self) -> threading.Thread:
+        """Be the worker, beside the test."""
+
+        def work() -> None:
+            try:
+                run_operations(settings.MH_NODE)
+            finally:
+                connections.close_all()
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        return thread
+
+    def pids(self) -> tuple[int, ...]:
+        return tuple(
+            pid
+            for inst in supervisor.find(settings.MH_HOME, self.name)
+            for pid in supervisor.tree(inst)
+        )
+
+
+@pytest.fixture
+def fake(
+    transactional_db: None,
+    clean_broker: "redis.Redis",
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Callable[..., FakeBackend]]:
+    """Make the backend ``fake`` with options; whatever it started is stopped at the end."""
+    from mh_fake_engine import FakeEngine
+
+    engines = {**registry.engines(), "fake": FakeEngine()}
+    monkeypatch.setattr(registry, "engines", lambda: engines)
+    monkeypatch.setattr(services, "engines", lambda: engines)
+
+    def make(**options: Any) -> FakeBackend:
+        port = options.setdefault("port", free_port())
+        Backend.objects.create(
+            name="fake",
+            engine="fake",
+            node=settings.MH_NODE,
+            options=options,
+            state_since=selectors.now(),
+        )
+        return FakeBackend(name="fake", port=port)
+
+    yield make
+    Operation.objects.update(cancel_requested=True)
+    for inst in supervisor.find(settings.MH_HOME, "fake"):
+        supervisor.stop(inst, grace=0.2)
