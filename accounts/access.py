@@ -127,4 +127,5 @@ def _first_of_stranger(actor: Actor, target_type: str, target_id: str) -> bool:
 def _in_transaction() -> bool:
     """Whether a rollback could undo a record made now. The transaction a test runs in does not count."""
     blocks = connection.atomic_blocks
-    return connection.in_atomic_block and not (blocks and blocks[-1]._from_testcase)  # noqa: SLF001
+    in_test = bool(blocks) and getattr(blocks[-1], "_from_testcase", False)
+    return connection.in_atomic_block and not in_test

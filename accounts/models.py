@@ -1,7 +1,7 @@
 """Users with one of three roles, and their API tokens."""
 
 import secrets
-from typing import Any
+from typing import Any, ClassVar
 
 from django.contrib.auth.models import AbstractUser, UserManager
 from django.db import models
@@ -25,12 +25,12 @@ class MhUserManager(UserManager["User"]):
         return super().create_superuser(*args, **fields)
 
 
-class User(AbstractUser):
+class User(AbstractUser):  # type: ignore[django-manager-missing]  # knox: auth_token_set
     """A person or program that signs in. Django's staff and superuser flags follow the role."""
 
     role = models.CharField(max_length=16, choices=Role.choices, default=Role.STANDARD)
 
-    objects = MhUserManager()
+    objects: ClassVar[MhUserManager] = MhUserManager()
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         """Save, with the flags Django's admin looks at set from the role."""
@@ -51,7 +51,7 @@ def token_public_id() -> str:
     return f"tok_{secrets.token_hex(6)}"
 
 
-class Token(AbstractAuthToken):
+class Token(AbstractAuthToken):  # type: ignore[misc]  # knox has no types
     """A bearer token; only its digest is kept (django-rest-knox)."""
 
     public_id = models.CharField(max_length=24, unique=True, default=token_public_id)

@@ -58,29 +58,27 @@ def token_find(plain: str) -> Token | None:
     """Return the token that ``plain`` is; None unless it exists, has not expired, and its user is active."""
     if len(plain) > _TOKEN_LENGTH_MAX:
         return None
-    return (
+    found: Token | None = (
         Token.objects.select_related("user")
         .filter(digest=hash_token(plain), user__is_active=True)
         .filter(Q(expiry__isnull=True) | Q(expiry__gt=timezone.now()))
         .first()
     )
+    return found
 
 
 def token_is_valid(public_id: str) -> bool:
     """Return whether the token still works: not revoked, not expired, its user active."""
-    return (
-        Token.objects.filter(public_id=public_id, user__is_active=True)
-        .filter(Q(expiry__isnull=True) | Q(expiry__gt=timezone.now()))
-        .exists()
-    )
+    usable = Token.objects.filter(public_id=public_id, user__is_active=True)
+    return bool(usable.filter(Q(expiry__isnull=True) | Q(expiry__gt=timezone.now())).exists())
 
 
 def tokens(*, actor: Actor, username: str | None = None) -> QuerySet[Token]:
     """Return the tokens ``actor`` may see, newest first: their own; an owner's view is everybody's."""
-    query = Token.objects.select_related("user").order_by("-created", "public_id")
+    query: QuerySet[Token] = Token.objects.select_related("user").order_by("-created", "public_id")
     if actor.is_system or is_allowed(actor.user, Permission.USERS_MANAGE, scopes=actor.scopes):
         return query if username is None else query.filter(user__username=username)
-    own = query.filter(user=actor.user) if actor.user is not None else query.none()
+    own: QuerySet[Token] = query.filter(user=actor.user) if actor.user is not None else query.none()
     return own if username is None else own.filter(user__username=username)
 
 

@@ -32,7 +32,7 @@ class EventAdmin(ModelAdmin):  # type: ignore[misc]  # unfold has no types
         "hash",
     )  # fmt: skip
 
-    @display(
+    @display(  # type: ignore[untyped-decorator]
         description="outcome",
         ordering="outcome",
         label={"success": "success", "failure": "danger", "refused": "warning"},

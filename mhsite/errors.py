@@ -74,8 +74,9 @@ def rest_exception(exc: Exception, context: dict[str, Any]) -> Response:
     settle(exc)
     error = from_exception(exc)
     headers = _headers(error)
-    if isinstance(exc, exceptions.Throttled) and exc.wait is not None:
-        headers["Retry-After"] = str(max(1, round(exc.wait)))
+    wait = getattr(exc, "wait", None)
+    if isinstance(exc, exceptions.Throttled) and wait is not None:
+        headers["Retry-After"] = str(max(1, round(wait)))
     return Response(
         {"error": error.body(current_request_id())}, status=error.status, headers=headers
     )

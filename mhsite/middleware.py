@@ -6,7 +6,7 @@ client's leaving reaches the view.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import Token
 from typing import Any, cast
 
@@ -16,7 +16,7 @@ from django.conf import settings
 from django.contrib.auth.middleware import AuthenticationMiddleware as DjangoAuthentication
 from django.contrib.messages.middleware import MessageMiddleware as DjangoMessages
 from django.contrib.sessions.middleware import SessionMiddleware as DjangoSession
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseForbidden
 from django.http.response import HttpResponseBase
 from django.middleware.clickjacking import XFrameOptionsMiddleware as DjangoXFrameOptions
 from django.middleware.common import CommonMiddleware as DjangoCommon
@@ -28,6 +28,8 @@ from whitenoise.middleware import WhiteNoiseMiddleware
 
 from accounts import requests
 from mhsite import errors
+
+Respond = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
 
 REQUEST_ID_HEADER = "X-Request-ID"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -196,14 +198,18 @@ class SessionMiddleware(DjangoSession):
     async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
         """Answer in async mode."""
         self.process_request(request)
-        response = await self.get_response(request)
+        response = await cast("Respond", self.get_response)(request)
         session = request.session
         if session.modified or settings.SESSION_SAVE_EVERY_REQUEST:
-            return await sync_to_async(self.process_response)(request, response)
+            return await sync_to_async(self._processed)(request, response)
         # Whether it is empty is known without loading it: it was loaded, or there is no cookie.
         if session.accessed or not request.COOKIES.get(settings.SESSION_COOKIE_NAME):
-            return self.process_response(request, response)
+            return self._processed(request, response)
         return response
+
+    def _processed(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+        done: HttpResponseBase = self.process_response(request, cast("Any", response))
+        return done
 
 
 class MessageMiddleware(DjangoMessages):
@@ -212,8 +218,8 @@ class MessageMiddleware(DjangoMessages):
     async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
         """Answer in async mode."""
         if errors.is_api(request):
-            return cast("HttpResponseBase", await self.get_response(request))
-        return cast("HttpResponseBase", await super().__acall__(request))
+            return await cast("Respond", self.get_response)(request)
+        return await super().__acall__(request)
 
 
 class TokenAwareCsrfMiddleware(_Direct, CsrfViewMiddleware):
@@ -234,10 +240,10 @@ class TokenAwareCsrfMiddleware(_Direct, CsrfViewMiddleware):
     def process_view(
         self,
         request: HttpRequest,
-        callback: Callable[..., Any] | None,
+        callback: Callable[..., HttpResponseBase],
         callback_args: tuple[Any, ...],
         callback_kwargs: dict[str, Any],
-    ) -> HttpResponse | None:
+    ) -> HttpResponseForbidden | None:
         """Check the CSRF token where a cookie signs in."""
         if requests.has_bearer(request):
             return None

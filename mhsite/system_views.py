@@ -52,7 +52,7 @@ def _database() -> bool:
 
 
 def _broker() -> bool:
-    return bool(bus.redis().ping())
+    return bus.broker_alive()
 
 
 def _worker() -> bool:
