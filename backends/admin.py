@@ -24,6 +24,7 @@ from audit import access
 from backends import selectors, services
 from backends.cards import cards, duration_text, tables
 from backends.engines.base import Engine
+from backends.errors import UnknownBackend
 from backends.models import Backend, Operation, OperationStep
 
 #: Lines of an engine's log that the page shows.
@@ -105,8 +106,11 @@ def _context(request: HttpRequest, site: AdminSite, actor: Actor) -> dict[str, A
 
 
 def _installs_itself(backend: Backend) -> bool:
-    """Return whether the engine brings an installer of its own."""
-    return type(selectors.backend_engine(backend)).install is not Engine.install
+    """Return whether the engine brings an installer of its own; a plugin that is gone brings none."""
+    try:
+        return type(selectors.backend_engine(backend)).install is not Engine.install
+    except UnknownBackend:
+        return False
 
 
 def _may(actor: Actor, permission: Permission, backend: Backend) -> bool:

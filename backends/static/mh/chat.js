@@ -113,16 +113,27 @@ export class Chat {
     const ready = this.config.chatStates.includes(active.state);
     const title = available[active.backend]?.title ?? active.backend;
     this.model = ready ? active.model : null;
-    this.why = ready ? "" : this.reason(active.state, title);
+    this.why = ready ? "" : this.reason(active, available[active.backend], title);
     write(hook(this.root, "chat-model"), ready ? `${active.model} on ${title}` : "");
     this.renderControls();
   }
 
-  reason(state, title) {
-    if (state === "starting") {
+  reason(active, entry, title) {
+    if (!entry) {
+      return "There is no backend to chat with.";
+    }
+    if (entry.installing !== null) {
+      return `${title} is being installed; you can chat when it has been started.`;
+    }
+    if (!entry.installed) {
+      return `${title} is not installed, so nobody can answer yet.`;
+    }
+    if (active.state === "starting") {
       return `${title} is starting; you can chat when it is ready.`;
     }
-    return title ? `Start ${title} to chat.` : "Start a backend to chat.";
+    return this.config.mayOperate[active.backend]
+      ? `Start ${title} to chat.`
+      : `${title} is not running; its owner can start it.`;
   }
 
   renderControls() {
@@ -147,7 +158,7 @@ export class Chat {
     }
     this.id = crypto.randomUUID?.() ?? `chat-${Date.now()}-${Math.random()}`;
     const messages = [...this.messages, { role: "user", content: text }];
-    const frame = { type: "chat", id: this.id, model: this.model, messages, options: this.options() };
+    const frame = { type: "chat", id: this.id, messages, options: this.options() };
     if (!this.socket.send(frame)) {
       this.connection("waiting");
       return;
