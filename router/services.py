@@ -316,7 +316,7 @@ def _models_in_thread(actor: Actor) -> list[ModelCard]:
 # -- the registry
 
 
-def registry_import(data: object, actor: Actor) -> RegistryFile:
+def registry_import(*, actor: Actor, data: object) -> RegistryFile:
     """Replace the registry by what ``etc/models.json`` holds, parsed as JSON.
 
     Raises:

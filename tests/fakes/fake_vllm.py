@@ -244,6 +244,7 @@ class FakeVllm:
         wanted = await request.json()
         self.behaviour = Behaviour(wanted.get("behaviour", []))
         self.token_delay = wanted.get("token_delay", self.token_delay)
+        self.arguments.tokens = wanted.get("tokens", self.arguments.tokens)
         return web.json_response({})
 
     # -- generation

@@ -1,0 +1,184 @@
+"""A whole site on real sockets: fake engine, broker, web server, each a process, in a home of its own.
+
+with live_site() as site:
+    httpx.post(site.url + "/api/chat", headers=site.auth, json=…)
+    site.engine.behave("cut-after=3")
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+FAKE = REPOSITORY / "tests" / "fakes" / "fake_vllm.py"
+MODEL = "fake-model"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(check: Callable[[], object], *, seconds: float = 20.0, what: str = "it") -> Any:
+    """Return the first true answer of ``check``; fail when none came within ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(httpx.HTTPError, OSError):
+            if answer := check():
+                return answer
+        assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
+        time.sleep(0.02)
+
+
+@dataclass
+class FakeEngine:
+    """A fake vLLM process."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+    client: httpx.Client = field(default_factory=lambda: httpx.Client(trust_env=False, timeout=10))
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def state(self) -> dict[str, Any]:
+        answer: dict[str, Any] = self.client.get(f"{self.endpoint}/_fake/state").json()
+        return answer
+
+    def behave(self, *behaviour: str, token_delay: float = 0.0, tokens: int = 0) -> None:
+        wanted = {"behaviour": behaviour, "token_delay": token_delay, "tokens": tokens}
+        self.client.post(f"{self.endpoint}/_fake/behaviour", json=wanted).raise_for_status()
+
+    def await_running(self, count: int, *, seconds: float = 10) -> None:
+        wait_until(lambda: self.state()["running"] == count, seconds=seconds, what=f"{count} running")
+
+    def await_abort(self, before: int, *, seconds: float = 1.0) -> None:
+        """Fail unless one more request than ``before`` is aborted within ``seconds``."""
+        wait_until(
+            lambda: self.state()["aborted"] == before + 1, seconds=seconds, what="the abort"
+        )
+
+
+@contextlib.contextmanager
+def fake_engine(*arguments: str) -> Iterator[FakeEngine]:
+    port = free_port()
+    command = [sys.executable, str(FAKE), "--port", str(port), "--served-model-name", MODEL]
+    process = subprocess.Popen([*command, *arguments], stderr=subprocess.DEVNULL)
+    engine = FakeEngine(port, process)
+    try:
+        wait_until(engine.state, what="the fake engine's start")
+        yield engine
+    finally:
+        _end(process)
+
+
+@dataclass
+class Site:
+    """A running site."""
+
+    url: str
+    engine: FakeEngine
+    tokens: dict[str, str]
+    home: Path
+    environment: dict[str, str]
+
+    @property
+    def auth(self) -> dict[str, str]:
+        return self.auth_of("standard")
+
+    def auth_of(self, role: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.tokens[role]}"}
+
+    @property
+    def websocket(self) -> str:
+        return self.url.replace("http", "ws", 1) + "/ws/chat/"
+
+    def manage(self, code: str) -> str:
+        """Run ``code`` in the site's Django, in a process of its own."""
+        done = subprocess.run(
+            [sys.executable, "manage.py", "shell", "--no-imports", "-c", code],
+            cwd=REPOSITORY,
+            env=self.environment,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return done.stdout.strip()
+
+
+@contextlib.contextmanager
+def live_site(asgi: str = "uvicorn", **environment: str) -> Iterator[Site]:
+    """Start everything, yield it, end everything."""
+    home = Path(tempfile.mkdtemp(prefix="mhl-"))
+    port = free_port()
+    variables = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "MH_HOME": str(home),
+        "MH_NODE": "testnode",
+        "MH_HOST": "127.0.0.1",
+        "MH_PORT": str(port),
+        "MH_ASGI": asgi,
+        "MH_LOG_LEVEL": "WARNING",
+        **environment,
+    }
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, home, ignore_errors=True)
+        engine = stack.enter_context(fake_engine())
+        stack.enter_context(_child("broker", variables))
+        seeded = _seed(engine, variables)
+        log = stack.enter_context((home / "web.log").open("wb"))
+        stack.enter_context(_child("web", variables, log))
+        site = Site(f"http://127.0.0.1:{port}", engine, seeded["tokens"], home, variables)
+        wait_until(lambda: httpx.get(f"{site.url}/v1/models", trust_env=False), what="the site")
+        yield site
+
+
+@contextlib.contextmanager
+def _child(name: str, environment: dict[str, str], log: Any = None) -> Iterator[None]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mhsite.processes.child", name],
+        cwd=REPOSITORY,
+        env=environment,
+        stdout=log or subprocess.DEVNULL,
+        stderr=log,
+    )
+    try:
+        yield
+    finally:
+        _end(process)
+
+
+def _seed(engine: FakeEngine, environment: dict[str, str]) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.router.seed", engine.endpoint, MODEL],
+        cwd=REPOSITORY,
+        env=environment,
+        check=True,
+        stdout=subprocess.PIPE,
+    )
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(8)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
