@@ -177,7 +177,9 @@ def _explain(command: Command, log: Path, offset: int) -> str:
 def uv_install(site: Site, *what: str, target: Path | None = None) -> tuple[str, ...]:
     """Return uv's command that installs ``what`` for the engine's Python."""
     where = ("--target", str(target)) if target else ()
-    return (uv.find_uv_bin(), "pip", "install", "--python", str(site.python), *where, *what)
+    # Compiled once here, or else at every start where bytecode may not be written.
+    how = ("--compile-bytecode", "--python", str(site.python))
+    return (uv.find_uv_bin(), "pip", "install", *how, *where, *what)
 
 
 def _make_environment(site: Site) -> None:
