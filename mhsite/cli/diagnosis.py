@@ -65,7 +65,7 @@ def _logs() -> Path:
 
 def _gpus() -> Finding:
     found = gpu.gpus()
-    names = ", ".join(f"{g.name} ({size(g.memory_total)})" for g in found)
+    names = ", ".join(f"{g.name} ({size(g.memory_total or 0)})" for g in found)
     return Finding("gpu", True, names or "no NVIDIA GPU seen; engines run on the CPU")
 
 

@@ -21,7 +21,7 @@ from mhsite import home
 logger = logging.getLogger(__name__)
 
 #: Files read at first boot, and what takes each. A file that is not there is no settings.
-SETTINGS_FILES = ("llm-backend.json", "models.json", "deployment.json")
+SETTINGS_FILES = ("llm-backend.json", "models.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,7 @@ def database_prepare() -> Owner:
     from accounts.services import owner_ensure
     from backends.services import backends_ensure
 
+    home.folder("static")
     call_command("migrate", interactive=False, verbosity=0)
     first = owner_first() is None
     with transaction.atomic():
@@ -72,7 +73,7 @@ def settings_import(folder: Path) -> None:
     for name in SETTINGS_FILES:
         path = folder / name
         if path.exists() and name in importers:
-            importers[name](Actor.system(), read_json(path))
+            importers[name](actor=Actor.system(), data=read_json(path))
             logger.info("settings read from %s", path)
 
 
@@ -91,17 +92,9 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def _importers() -> dict[str, Callable[[Actor, dict[str, Any]], object]]:
-    """Return what takes each file, of the apps that take one."""
-    import backends.services
-    import router.services
+def _importers() -> dict[str, Callable[..., object]]:
+    """Return what takes each file."""
+    from backends.services import config_import
+    from router.services import registry_import
 
-    found = {
-        "llm-backend.json": getattr(backends.services, "config_import", None),
-        "models.json": getattr(router.services, "registry_import", None),
-    }
-    return {name: _keyword(take) for name, take in found.items() if take is not None}
-
-
-def _keyword(take: Callable[..., object]) -> Callable[[Actor, dict[str, Any]], object]:
-    return lambda actor, data: take(actor=actor, data=data)
+    return {"llm-backend.json": config_import, "models.json": registry_import}

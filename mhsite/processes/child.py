@@ -28,6 +28,7 @@ def broker() -> None:
         "save": "",
         "appendonly": "no",
         "daemonize": "no",
+        "loglevel": "warning",
         "dir": str(home.folder("run")),
     }
     command = [word for key, value in arguments.items() for word in (f"--{key}", value)]
@@ -44,8 +45,12 @@ def web() -> None:
 
 def worker() -> None:
     """Become the Celery worker of this GPU machine."""
+    import warnings
+
     from mhsite.celery import app
 
+    # In a container root is the only user there is; tasks come from our own broker alone.
+    warnings.filterwarnings("ignore", message="You're running the worker with superuser")
     node = os.environ["MH_NODE"]
     app.worker_main(
         [

@@ -6,6 +6,7 @@ TERM or HUP; then engines as ``MH_ENGINES_ON_EXIT`` says, and the processes.
 """
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TextIO
 
 from accounts.errors import Invalid, Unavailable
@@ -14,7 +15,7 @@ from mhsite.processes.address import Address
 from mhsite.processes.console import Console, LogFollower, log_end
 from mhsite.processes.demo import DemoInstall
 from mhsite.processes.interrupts import Interrupts
-from mhsite.processes.layout import programs
+from mhsite.processes.layout import OBSERVER, WEB, WORKER, programs
 from mhsite.processes.lock import SiteLock
 from mhsite.processes.supervision import Supervision
 from mhsite.processes.web import SERVERS
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 #: Seconds from starting the processes to ``/health/ready``.
 READY_SECONDS: Final = 120.0
+#: Seconds between two looks at it.
+READY_EVERY: Final = 0.25
+#: Whose logs are shown; the broker's are for its own developers.
+SHOWN: Final = (WORKER, OBSERVER, WEB)
 ON_EXIT: Final = ("stop", "keep")
 
 
@@ -77,6 +82,7 @@ class Site:
         self._interrupts = interrupts
         self._console = console
         self._install: DemoInstall | None = None
+        self._owner: Owner | None = None
         self._programs = programs(embedded_broker=settings.MH_REDIS_EMBEDDED)
         self._supervision = Supervision(self._programs, self._environment(), self._console.say)
 
@@ -94,19 +100,17 @@ class Site:
         from mhsite.processes import boot, engines
 
         self._console.say("Preparing the database…")
-        owner = boot.database_prepare()
-        if owner.generated_password:
-            self._console.say(_password_line(owner))
+        self._owner = boot.database_prepare()
         departure = engines.Departure(engines.running_instances(), self._console.say)
         demo = engines.demo_wanted()
         if demo:
             engines.demo_choose()
-        follower = LogFollower(self._console, tuple(program.name for program in self._programs))
+        follower = LogFollower(self._console, tuple(program.name for program in SHOWN))
         try:
             self._console.say("Starting…")
             self._supervision.start()
             if self._wait_ready():
-                self._greet(owner)
+                self._greet()
                 if demo and not engines.demo_is_installed():
                     self._console.say(
                         "No engine and no GPU here: installing vLLM for CPU and a demo model."
@@ -114,6 +118,7 @@ class Site:
                     self._install = DemoInstall(self._console)
                 self._keep_running()
         finally:
+            self._say_password()
             self._close(departure)
             follower.stop()
         self._console.say("Stopped.")
@@ -121,29 +126,46 @@ class Site:
     def _wait_ready(self) -> bool:
         """Wait for ``/health/ready``; return False when interrupted before."""
         deadline = time.monotonic() + READY_SECONDS
-        host_header, https = self._host_header(), self._settings.MH_HTTPS
-        while not addresses.is_ready(self._address, host_header, https=https):
-            if self._interrupts.asked.wait(0.1):
+        while not self._is_ready():
+            if self._interrupts.asked.wait(READY_EVERY):
                 return False
             failing = self._supervision.failing()
             if failing or time.monotonic() > deadline or not self._supervision.watch():
                 raise NotReady(_why_not_ready(failing))
         return True
 
+    def _is_ready(self) -> bool:
+        # The worker first: each look of /health/ready that fails is a line in the log.
+        from backends.selectors import worker_alive
+
+        https = self._settings.MH_HTTPS
+        return worker_alive() and addresses.is_ready(
+            self._address, self._host_header(), https=https
+        )
+
     def _host_header(self) -> str:
         names = [name.lstrip(".") for name in self._settings.ALLOWED_HOSTS if name != "*"]
         local = self._address.local_host
         return local if local in names or not names else names[0]
 
-    def _greet(self, owner: "Owner") -> None:
+    def _greet(self) -> None:
         self._console.say("")
         self._console.say(f"mh is ready: {self._address.url}")
-        if owner.generated_password:
-            self._console.say(_password_line(owner))
-        else:
-            self._console.say(f"Sign in as {owner.username} with the password set at first boot.")
+        if self._owner is not None and not self._owner.generated_password:
+            name = self._owner.username
+            self._console.say(f"Sign in as {name} with the password set at first boot.")
+        self._say_password()
         self._console.say("Ctrl-C stops it.")
         self._console.say("")
+
+    def _say_password(self) -> None:
+        """Print a password made up in this run, once."""
+        if self._owner is not None and self._owner.generated_password:
+            self._console.say(
+                f"Sign in as {self._owner.username} with the password "
+                f"{self._owner.generated_password} (made up now and kept nowhere: write it down)."
+            )
+            self._owner = replace(self._owner, generated_password=None)
 
     def _keep_running(self) -> None:
         while not self._interrupts.asked.wait(0.2):
@@ -164,13 +186,6 @@ class Site:
             self._supervision.stop(hurry=hurry)
             if stop_engines:
                 departure.kill()
-
-
-def _password_line(owner: "Owner") -> str:
-    return (
-        f"Sign in as {owner.username} with the password {owner.generated_password} "
-        "(made up now and kept nowhere: write it down)."
-    )
 
 
 def _why_not_ready(failing: list[str]) -> str:

@@ -1,0 +1,64 @@
+"""The JSON Schema of ``etc/llm-backend.json``, made from the engines' options."""
+
+from typing import Any
+
+from backends.config_file import FORESEEN
+from backends.engines.registry import engines
+
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def llm_backend_schema() -> dict[str, Any]:
+    """Return the schema: one section per engine, with exactly its options."""
+    sections = {name: _section(engine.Options) for name, engine in sorted(engines().items())}
+    for name in sorted(FORESEEN - sections.keys()):
+        sections[name] = _foreseen()
+    return {
+        "$schema": _DIALECT,
+        "title": "Backends of mh",
+        "description": "Read at first boot and by `mh config import`; the database is the truth after.",
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["version"],
+        "properties": {
+            "$schema": {"type": "string"},
+            "version": {"const": "1.0.0"},
+            "activeBackend": {"enum": sorted(sections), "default": "ollama"},
+            "startupBehavior": {
+                "enum": ["auto", "ollama", "vllm", "fallback"],
+                "default": "auto",
+                "description": "auto: running vLLM, else running Ollama, else installed vLLM, else "
+                "installed Ollama. fallback: the configured one, else the other.",
+            },
+            **dict(sorted(sections.items())),
+        },
+    }
+
+
+def _section(options: Any) -> dict[str, Any]:
+    schema = options.model_json_schema()
+    hidden = options.fields_with("secret") | {"host", "port"}
+    properties = {
+        name: {key: value for key, value in field.items() if key not in {"group", "restart", "unit"}}
+        for name, field in schema["properties"].items()
+        if name not in hidden
+    }
+    return _foreseen() | {
+        "additionalProperties": False,
+        "properties": {**_common(), **properties},
+    }
+
+
+def _foreseen() -> dict[str, Any]:
+    return {"type": "object", "properties": _common()}
+
+
+def _common() -> dict[str, Any]:
+    return {
+        "endpoint": {
+            "type": "string",
+            "pattern": "^http://",
+            "description": "Where the engine listens: http://localhost:8000",
+        },
+        "autoStart": {"type": "boolean", "default": False},
+    }
