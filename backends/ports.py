@@ -29,8 +29,8 @@ def port_holder(port: int, host: str) -> str | None:
     if all(_can_bind(family, address) for family, address in _addresses(host, port)):
         return None
     inodes = {listener.inode for listener in listeners(port)}
-    for pid, stat in keeper.process_table().items():
-        if inodes & sockets([pid]):
+    for pid in (*keeper.process_table(), os.getpid()):
+        if inodes & sockets([pid]) and (stat := keeper.read_stat(pid)):
             return f"pid {pid} ({stat.name})"
     return "another process"
 

@@ -11,7 +11,7 @@ import sys
 
 from reporting import ADDRESS, report, wait_for_ever
 
-if os.environ.get("FAKE_GRANDCHILD") or "grandchild" in sys.argv:
+if "grandchild" in sys.argv:
     ctypes.CDLL(None).prctl(15, b"VLLM::EngineCor", 0, 0, 0)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     report("grandchild", session=os.getsid(0))
@@ -22,10 +22,10 @@ if not os.fork():
     if os.fork():
         os._exit(0)
     os.setsid()
-    env = {"FAKE_REPORT": ADDRESS, "FAKE_GRANDCHILD": "1"}
+    env = {"FAKE_REPORT": ADDRESS}
     if "marked" in sys.argv:
         env |= os.environ
-    os.execve(sys.executable, ["VLLM::EngineCore", *sys.orig_argv[1:3], "grandchild"], env)
+    os.execve(sys.executable, ["VLLM::EngineCore", *sys.orig_argv[1:4], "grandchild"], env)
 os.wait()
 report("engine")
 wait_for_ever()

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,12 +42,6 @@ class Report:
         line = self._lines.readline()
         return json.loads(line) if line else None
 
-    def wait_dead(self) -> None:
-        """Wait until the connection it holds is closed."""
-        with suppress(ConnectionResetError):
-            while self._lines.readline():
-                pass
-
     @property
     def alive(self) -> bool:
         return self.process is not None and keeper.is_alive(self.process)
@@ -64,7 +58,7 @@ class Yard:
 
     def launch(self, fake: str, *arguments: str, stop_timeout: float = 5.0) -> Launch:
         return Launch(
-            argv=(sys.executable, str(FAKES / fake), *arguments),
+            argv=(sys.executable, "-S", "-E", str(FAKES / fake), *arguments),
             env={"FAKE_REPORT": "{}:{}".format(*self._listener.getsockname())},
             secret_env={"FAKE_API_KEY": "sk-very-secret"},
             host="127.0.0.1",
@@ -125,7 +119,8 @@ def kill(process: Process | None, number: int) -> None:
     assert keeper.send(process, number)
 
 
-def wait_dead(process: Process) -> None:
+def wait_dead(process: Process | None) -> None:
+    assert process
     assert keeper.wait_gone([process], TIMEOUT)
 
 
