@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 import typer
 
 from accounts.errors import MhError
-from backends.errors import BackendNotRunning, InvalidOptions
+from backends.errors import InvalidOptions
 from mhsite.cli.context import owner_actor, site_ready
 from mhsite.cli.operations import perform
-from mhsite.cli.output import Output, size
+from mhsite.cli.output import Output, print_error, size
 
 if TYPE_CHECKING:
     from backends.payloads import AvailablePayload, StatusPayload
@@ -190,14 +190,6 @@ def option_pairs(pairs: Iterable[str]) -> dict[str, Any]:
     return {key: option_value(value) for key, _, value in split}
 
 
-def require_running(name: str) -> None:
-    """Raise where the engine does not run."""
-    from backends import selectors
-
-    if not selectors.status()["available"][name]["running"]:
-        raise BackendNotRunning(f"{name} is not running. Start it with: mh {name} start")
-
-
 def install(name: str, out: Output) -> None:
     """Install an engine, with its progress shown; an interrupted one is taken up again."""
     site_ready()
@@ -229,8 +221,10 @@ def install(name: str, out: Output) -> None:
         out.note("Interrupted. Run the same command again to go on.")
         raise typer.Exit(130) from None
     except MhError as exc:
+        # Whatever its code says elsewhere: here something failed, so the exit status is 1.
         record("install_failed", exc.message, failed=True)
-        raise
+        print_error(exc.body(""), as_json=out.as_json)
+        raise typer.Exit(1) from exc
     found = plugin.detect()
     record("installed", found.version)
     payload = {"backend": name, "installed": found.installed, "version": found.version}
