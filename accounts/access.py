@@ -7,8 +7,9 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.core.cache import cache
-from django.db import close_old_connections, connection
+from django.db import connection
 
+from accounts import database
 from accounts.actors import Actor
 from accounts.errors import MhError, NotAllowed, NotAuthenticated
 from accounts.permissions import Permission, is_allowed
@@ -103,7 +104,7 @@ def _refuse_and_close(error: MhError, **refusal: Any) -> None:
     try:
         refuse(error, **refusal)
     finally:
-        close_old_connections()
+        database.release()
 
 
 def _error(actor: Actor, permission: Permission) -> MhError:

@@ -5,7 +5,6 @@ import time
 from typing import Any, TypedDict
 
 from django.contrib.auth import authenticate, login
-from django.contrib.auth.backends import BaseBackend
 from django.contrib.auth.signals import user_logged_in, user_logged_out, user_login_failed
 from django.core.cache import cache
 from django.core.exceptions import PermissionDenied
@@ -27,8 +26,11 @@ class _Window(TypedDict):
     ends_at: float
 
 
-class LoginThrottle(BaseBackend):
-    """Stands first among the authentication backends, so that the admin's form is limited as well."""
+class LoginThrottle:
+    """Stands first among the authentication backends, so that the admin's form is limited as well.
+
+    It is no ``BaseBackend``: a backend with ``get_user`` could be taken for the one that signed in.
+    """
 
     def authenticate(
         self, request: HttpRequest | None, username: str | None = None, **_: Any
@@ -36,6 +38,12 @@ class LoginThrottle(BaseBackend):
         """Refuse without looking at the password when too many tries failed."""
         if request is not None and username and seconds_locked(request, username) > 0:
             raise PermissionDenied
+
+    async def aauthenticate(
+        self, request: HttpRequest | None, username: str | None = None, **_: Any
+    ) -> None:
+        """Do the same for async code."""
+        self.authenticate(request, username)
 
 
 def login_by_password(request: HttpRequest, *, username: str, password: str) -> User:

@@ -4,10 +4,9 @@ import secrets
 from contextvars import ContextVar, Token
 
 from asgiref.sync import sync_to_async
-from django.db import close_old_connections
 from django.http import HttpRequest
 
-from accounts import services
+from accounts import database, services
 from accounts.actors import Actor, Surface
 from accounts.errors import NotAuthenticated
 from accounts.models import Token as BearerToken
@@ -93,7 +92,7 @@ def _authenticate(request: HttpRequest, surface: Surface) -> Actor:
     try:
         return actor_of(request, surface)
     finally:
-        close_old_connections()
+        database.release()
 
 
 def _token_of(request: HttpRequest) -> BearerToken:

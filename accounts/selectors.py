@@ -56,7 +56,7 @@ def user_get(username: str) -> User:
 
 def token_find(plain: str) -> Token | None:
     """Return the token that ``plain`` is; None unless it exists, has not expired, and its user is active."""
-    if len(plain) > _TOKEN_LENGTH_MAX:
+    if len(plain) > _TOKEN_LENGTH_MAX or not plain.isascii():
         return None
     found: Token | None = (
         Token.objects.select_related("user")

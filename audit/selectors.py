@@ -6,9 +6,9 @@ from datetime import datetime
 from typing import Any, TypedDict
 
 from asgiref.sync import sync_to_async
-from django.db import close_old_connections
 from django.db.models import Q, QuerySet
 
+from accounts import database
 from audit import chain
 from audit.models import Event
 
@@ -177,4 +177,4 @@ def _batch_and_close(filters: EventFilters | None, after: int) -> list[Event]:
     try:
         return _batch(filters, after)
     finally:
-        close_old_connections()
+        database.release()

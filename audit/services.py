@@ -48,7 +48,7 @@ def event_record(
         category=str(category),
         level=str(level),
         outcome=str(outcome),
-        actor=actor.user,
+        actor_id=actor.user.pk if actor.user is not None else None,
         actor_name=actor.name[:150],
         surface=actor.surface,
         source_address=actor.source_address[:64],
