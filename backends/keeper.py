@@ -403,11 +403,10 @@ def mapped_shm(processes: Iterable[Process]) -> dict[str, str]:
     """Return the shared memory these processes have mapped: path → device and inode as in maps."""
     found: dict[str, str] = {}
     for process in processes:
-        data = read_bytes(f"/proc/{process.pid}/maps")
-        if _SHM_FOLDER.encode() not in data:
-            continue
-        for line in data.decode(errors="replace").splitlines():
-            fields = line.split(maxsplit=5)
+        for line in read_bytes(f"/proc/{process.pid}/maps").split(b"\n"):
+            if _SHM_FOLDER.encode() not in line:
+                continue
+            fields = line.decode(errors="replace").split(maxsplit=5)
             path = fields[-1]
             if path.startswith(tuple(_SHM_FOLDER + name for name in _SHM_LITTER)):
                 found[path] = f"{fields[3]} {fields[4]}"

@@ -4,11 +4,13 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
-from backends import keeper
+#: The state of a listening socket in ``/proc/net/tcp``: ``TCP_LISTEN`` in the kernel's tcp_states.h.
+_LISTEN: Final = "0A"
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,17 @@ def port_holder(port: int, host: str) -> str | None:
     if all(_can_bind(family, address) for family, address in _addresses(host, port)):
         return None
     inodes = {listener.inode for listener in listeners(port)}
-    for pid in (*keeper.process_table(), os.getpid()):
-        if inodes & sockets([pid]) and (stat := keeper.read_stat(pid)):
-            return f"pid {pid} ({stat.name})"
+    for pid in (int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit()):
+        if inodes & sockets([pid]):
+            return f"pid {pid} ({_name(pid)})"
     return "another process"
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+    except OSError:
+        return "ended"
 
 
 def _addresses(host: str, port: int) -> list[tuple[int, Any]]:
@@ -59,12 +68,17 @@ def listeners(port: int) -> list[Listener]:
     """Return the sockets that listen on a TCP port: proc_net_tcp in the kernel's documentation."""
     found = []
     wanted = f":{port:04X}"
-    for table in ("/proc/self/net/tcp", "/proc/self/net/tcp6"):
-        for line in keeper.read_bytes(table).decode().splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == "0A" and fields[1].endswith(wanted):
-                found.append(Listener(fields[1].removesuffix(wanted), int(fields[9])))
+    for line in _socket_table():
+        fields = line.split()
+        if fields[3] == _LISTEN and fields[1].endswith(wanted):
+            found.append(Listener(fields[1].removesuffix(wanted), int(fields[9])))
     return found
+
+
+def _socket_table() -> Iterator[str]:
+    for path in ("/proc/self/net/tcp", "/proc/self/net/tcp6"):
+        with contextlib.suppress(OSError):  # a machine without IPv6
+            yield from Path(path).read_text().splitlines()[1:]
 
 
 def sockets(pids: Iterable[int]) -> set[int]:

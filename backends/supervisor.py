@@ -33,7 +33,7 @@ LOG_TAIL_BYTES: Final = 256 << 10
 #: Seconds a keeper may take to say that the engine's process exists.
 KEEPER_TIMEOUT: Final = 15.0
 #: Seconds a keeper may take beyond grace and kill wait: leftovers, removal of files, a busy machine.
-KEEPER_MARGIN: Final = 5.0
+KEEPER_MARGIN: Final = 10.0
 
 #: Variables of the site's environment that engines inherit. Everything else is the plugin's to say.
 _INHERITED: Final = (

@@ -70,7 +70,8 @@ def test_a_grandchild_that_hides_is_ended_within_a_second_of_its_killed_engine(
     before = time.monotonic()
     kill(engine.process, signal.SIGKILL)
     record = ended(inst)
-    assert time.monotonic() - before < 2.0  # 0.5 s, on a machine with nothing else to do
+    # 0.5 s on a machine with nothing else to do; never as long as the look at the tree takes turns
+    assert time.monotonic() - before < keeper.TREE_CHECK_INTERVAL
     assert not grandchild.alive
     assert record.signal == signal.SIGKILL
     assert record.leftovers_killed == 1
@@ -110,7 +111,7 @@ def test_an_engine_that_ignores_term_is_killed_after_the_grace(place: Yard) -> N
     engine = place.report()
     before = time.monotonic()
     record = supervisor.stop(inst, grace=0.3).exit
-    assert 0.3 <= time.monotonic() - before < 2.0
+    assert 0.3 <= time.monotonic() - before < 5.0
     assert record is not None
     assert (record.signal, record.requested) == (signal.SIGKILL, True)
     assert not engine.alive
@@ -121,12 +122,13 @@ def test_a_hidden_grandchild_does_not_survive_a_stop_nor_double_its_time(place: 
     engine, grandchild = place.report("engine"), place.report("grandchild")
     before = time.monotonic()
     after = supervisor.stop(inst, grace=0.5)
-    assert time.monotonic() - before < 2.0
+    assert time.monotonic() - before < 5.0
     assert not after.alive
     assert not engine.alive
     assert not grandchild.alive
 
 
+@pytest.mark.process
 def test_what_a_wrapper_leaves_is_given_time_to_end_well(place: Yard) -> None:
     inst = place.spawn("fake_wrapper.py")
     place.report("wrapper")
@@ -320,6 +322,7 @@ def test_only_a_folder_of_ours_is_ever_removed(tmp_path: Path) -> None:
 # The log.
 
 
+@pytest.mark.process
 def test_a_log_that_grows_is_rotated_under_its_writer(place: Yard) -> None:
     inst = place.spawn("fake_chatty.py", log_max_bytes=100_000, log_files=2)
     engine = place.report()

@@ -437,7 +437,7 @@ def test_the_end_of_an_engine_is_noticed_while_waiting_for_it(place: Yard) -> No
     killer.start()
     before = time.monotonic()
     record = supervisor.wait_exit(inst, TIMEOUT)
-    assert time.monotonic() - before < 2
+    assert time.monotonic() - before < 5
     assert record is not None
     assert record.signal == signal.SIGKILL
 
