@@ -276,6 +276,6 @@ class OperationCancelView(APIView):
 
 
 def _parsed(serializer_class: type[serializers.StrictSerializer], request: Request) -> Any:
-    serializer = serializer_class(data=request.data or {})
+    serializer = serializer_class(data=request.data)
     serializer.is_valid(raise_exception=True)
     return serializer.validated_data

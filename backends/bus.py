@@ -73,7 +73,7 @@ class _Publisher:
             message = {"type": "status.frame", "frame": dict(frame)}
             await asyncio.wait_for(layer.group_send(STATUS_GROUP, message), timeout=2)
         except (redis.RedisError, OSError, TimeoutError) as exc:
-            logger.warning("status frame not published: %s", exc)
+            logger.debug("status frame not published: %s", exc)
 
 
 async def _nothing_left() -> None:
