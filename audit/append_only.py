@@ -5,13 +5,18 @@ from typing import Any, Final
 TABLE: Final = "audit_event"
 MESSAGE: Final = "audit events are append-only"
 
-_SQLITE_INSTALL: Final = tuple(
-    f"CREATE TRIGGER IF NOT EXISTS {TABLE}_no_{verb.lower()} BEFORE {verb} ON {TABLE} "
-    f"BEGIN SELECT RAISE(ABORT, '{MESSAGE}'); END"
-    for verb in ("UPDATE", "DELETE")
+_SQLITE_INSTALL: Final = (
+    f"""CREATE TRIGGER IF NOT EXISTS {TABLE}_no_update BEFORE UPDATE ON {TABLE}
+        BEGIN SELECT RAISE(ABORT, '{MESSAGE}'); END""",
+    f"""CREATE TRIGGER IF NOT EXISTS {TABLE}_no_delete BEFORE DELETE ON {TABLE}
+        BEGIN SELECT RAISE(ABORT, '{MESSAGE}'); END""",
+    # REPLACE deletes the row in its way without asking the trigger above.
+    f"""CREATE TRIGGER IF NOT EXISTS {TABLE}_no_replace BEFORE INSERT ON {TABLE}
+        WHEN EXISTS (SELECT 1 FROM {TABLE} WHERE id = NEW.id OR uid = NEW.uid OR hash = NEW.hash)
+        BEGIN SELECT RAISE(ABORT, '{MESSAGE}'); END""",
 )
 _SQLITE_REMOVE: Final = tuple(
-    f"DROP TRIGGER IF EXISTS {TABLE}_no_{verb}" for verb in ("update", "delete")
+    f"DROP TRIGGER IF EXISTS {TABLE}_no_{verb}" for verb in ("update", "delete", "replace")
 )
 _POSTGRESQL_INSTALL: Final = (
     f"""CREATE OR REPLACE FUNCTION {TABLE}_refuse() RETURNS trigger LANGUAGE plpgsql AS
