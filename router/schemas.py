@@ -234,7 +234,8 @@ def parse(model: type[AnyModel], data: object, *, always_400: bool = False) -> A
 
 
 def _refusal(details: list[ErrorDetails], *, always_400: bool) -> InvalidRequest | Invalid:
-    first = details[0]
+    # Of the branches of a union, the one that was followed deepest is the one that was meant.
+    first = max(details, key=lambda item: len(item["loc"]))
     where = _path(first["loc"])
     unknown = [_path(item["loc"]) for item in details if item["type"] == "extra_forbidden"]
     if unknown:

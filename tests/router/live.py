@@ -64,13 +64,13 @@ class FakeEngine:
         self.client.post(f"{self.endpoint}/_fake/behaviour", json=wanted).raise_for_status()
 
     def await_running(self, count: int, *, seconds: float = 10) -> None:
-        wait_until(lambda: self.state()["running"] == count, seconds=seconds, what=f"{count} running")
+        wait_until(
+            lambda: self.state()["running"] == count, seconds=seconds, what=f"{count} running"
+        )
 
     def await_abort(self, before: int, *, seconds: float = 1.0) -> None:
         """Fail unless one more request than ``before`` is aborted within ``seconds``."""
-        wait_until(
-            lambda: self.state()["aborted"] == before + 1, seconds=seconds, what="the abort"
-        )
+        wait_until(lambda: self.state()["aborted"] == before + 1, seconds=seconds, what="the abort")
 
 
 @contextlib.contextmanager
@@ -80,7 +80,7 @@ def fake_engine(*arguments: str) -> Iterator[FakeEngine]:
     process = subprocess.Popen([*command, *arguments], stderr=subprocess.DEVNULL)
     engine = FakeEngine(port, process)
     try:
-        wait_until(engine.state, what="the fake engine's start")
+        wait_until(engine.state, seconds=60, what="the fake engine's start")
         yield engine
     finally:
         _end(process)
@@ -106,6 +106,12 @@ class Site:
     @property
     def websocket(self) -> str:
         return self.url.replace("http", "ws", 1) + "/ws/chat/"
+
+    def answers(self) -> bool:
+        return httpx.get(f"{self.url}/v1/models", trust_env=False).status_code == 401
+
+    def log(self) -> str:
+        return (self.home / "web.log").read_text(errors="replace")
 
     def manage(self, code: str) -> str:
         """Run ``code`` in the site's Django, in a process of its own."""
@@ -144,7 +150,7 @@ def live_site(asgi: str = "uvicorn", **environment: str) -> Iterator[Site]:
         log = stack.enter_context((home / "web.log").open("wb"))
         stack.enter_context(_child("web", variables, log))
         site = Site(f"http://127.0.0.1:{port}", engine, seeded["tokens"], home, variables)
-        wait_until(lambda: httpx.get(f"{site.url}/v1/models", trust_env=False), what="the site")
+        wait_until(site.answers, seconds=90, what=f"the start of {asgi} (see {home}/web.log)")
         yield site
 
 

@@ -1,0 +1,22 @@
+"""One whole site, shared by the tests of this folder that need real sockets."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.router.live import Site, live_site
+
+
+@pytest.fixture(scope="session")
+def running_site() -> Iterator[Site]:
+    with live_site() as site:
+        yield site
+
+
+@pytest.fixture
+def site(running_site: Site) -> Iterator[Site]:
+    """The site, with a well-behaved engine that nobody is using."""
+    running_site.engine.behave()
+    yield running_site
+    running_site.engine.behave()
+    running_site.engine.await_running(0)
