@@ -10,7 +10,7 @@ import logging
 import time
 import weakref
 from collections.abc import AsyncIterator
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import redis
 import redis.asyncio
@@ -50,7 +50,7 @@ def _cut(backend: str) -> str:
 def in_flight(backend: str) -> int:
     """Return how many requests are in flight to ``backend``; 0 when the broker is away."""
     try:
-        return cast("int", bus.redis_client().zcount(_leases(backend), time.time(), "+inf"))
+        return bus.redis_client().zcount(_leases(backend), time.time(), "+inf")
     except redis.RedisError:
         return 0
 

@@ -222,7 +222,7 @@ def detect() -> dict[str, dict[str, Any]]:
     snapshot = _snapshot()
     return {
         backend.name: {
-            key: payload[key]  # type: ignore[literal-required]
+            key: payload[key]
             for key in ("title", "installed", "installing", "running", "version", "model", "reason")
         }
         for backend in backend_list()

@@ -96,9 +96,9 @@ def _run(row: Operation, runner: str) -> None:
     except Exception:
         # The boundary: a bug in a step or plugin ends its operation, not the worker.
         logger.exception("operation %s failed", row.pk)
-        exc = StartFailed("Something unexpected went wrong; the worker's log has the details.")
-        _undo(ctx, exc)
-        _finish(ctx, OperationState.FAILED, exc)
+        unexpected = StartFailed("Something unexpected went wrong; the worker's log says what.")
+        _undo(ctx, unexpected)
+        _finish(ctx, OperationState.FAILED, unexpected)
     finally:
         done.set()
         beat.join(BEAT_SECONDS * 2)

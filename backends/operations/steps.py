@@ -5,7 +5,7 @@ whoever runs it records that and undoes what was done.
 """
 
 import time
-from typing import Final
+from typing import Any, Final
 
 import httpx
 
@@ -148,7 +148,7 @@ def _spawn(ctx: Context, launch: Launch) -> supervisor.Instance:
     for stray in supervisor.find(ctx.home, backend.name):
         supervisor.stop(stray, grace=launch.stop_timeout)
     inst = supervisor.new_instance(ctx.home, backend.name)
-    facts = {
+    facts: dict[str, Any] = {
         "instance_id": inst.instance_id,
         "endpoint": launch.endpoint,
         "model": launch.served_model,
@@ -257,7 +257,7 @@ def undo_start(ctx: Context, *, failure: str, detail: str, cancelled: bool) -> N
             actor=ctx.actor, name=backend.name, to=State.FAILED, failure=exc.message
         )
         return
-    cleared = {"instance_id": "", "model": "", "endpoint": ""}
+    cleared: dict[str, Any] = {"instance_id": "", "model": "", "endpoint": ""}
     services.backend_transition(
         actor=ctx.actor,
         name=backend.name,
