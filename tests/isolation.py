@@ -10,7 +10,15 @@ atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 
 for _name in [name for name in os.environ if name.startswith("MH_FAKE_")]:
     del os.environ[_name]
-for _name in ("REDIS_URL", "DATABASE_URL", "MH_SECRET_KEY", "MH_HTTPS", "MH_NODE", "MH_HOST", "MH_PORT"):
+for _name in (
+    "REDIS_URL",
+    "DATABASE_URL",
+    "MH_SECRET_KEY",
+    "MH_HTTPS",
+    "MH_NODE",
+    "MH_HOST",
+    "MH_PORT",
+):
     os.environ.pop(_name, None)
 os.environ["MH_HOME"] = _HOME
 os.environ["MH_NODE"] = "testnode"
