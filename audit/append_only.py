@@ -13,7 +13,7 @@ _SQLITE_INSTALL: Final = (
     # REPLACE deletes the row in its way without asking the trigger above.
     f"""CREATE TRIGGER IF NOT EXISTS {TABLE}_no_replace BEFORE INSERT ON {TABLE}
         WHEN EXISTS (SELECT 1 FROM {TABLE} WHERE id = NEW.id OR uid = NEW.uid OR hash = NEW.hash)
-        BEGIN SELECT RAISE(ABORT, '{MESSAGE}'); END""",
+        BEGIN SELECT RAISE(ABORT, '{MESSAGE}'); END""",  # noqa: S608 - our own constants
 )
 _SQLITE_REMOVE: Final = tuple(
     f"DROP TRIGGER IF EXISTS {TABLE}_no_{verb}" for verb in ("update", "delete", "replace")

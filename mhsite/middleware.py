@@ -230,6 +230,12 @@ class TokenAwareCsrfMiddleware(_Direct, CsrfViewMiddleware):
     a foreign page could abuse, and shall hear 401, not 403.
     """
 
+    def __init__(self, get_response: Any) -> None:
+        super().__init__(get_response)
+        if self.async_mode:
+            # Django asks a coroutine function on the event loop, and any other through a thread.
+            self.process_view = self._aprocess_view  # type: ignore[assignment,method-assign]
+
     def process_request(self, request: HttpRequest) -> None:
         """Take the session away from a request that brings a bearer token."""
         if requests.has_bearer(request):
@@ -250,6 +256,9 @@ class TokenAwareCsrfMiddleware(_Direct, CsrfViewMiddleware):
         if errors.is_api(request) and settings.SESSION_COOKIE_NAME not in request.COOKIES:
             return None
         return super().process_view(request, callback, callback_args, callback_kwargs)
+
+    async def _aprocess_view(self, *args: Any) -> HttpResponseForbidden | None:
+        return type(self).process_view(self, *args)
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:

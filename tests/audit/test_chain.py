@@ -119,9 +119,12 @@ def test_the_check_reads_more_events_than_one_batch(monkeypatch: pytest.MonkeyPa
 
 
 def test_an_event_goes_with_the_transaction_it_describes() -> None:
-    with pytest.raises(Conflict), transaction.atomic():
+    def changed_and_failed() -> None:
         record()
         raise Conflict("no")
+
+    with pytest.raises(Conflict), transaction.atomic():
+        changed_and_failed()
     assert not Event.objects.exists()
     record()
     assert chain_verify().ok
