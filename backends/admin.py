@@ -1,6 +1,7 @@
 """The LLM Backend page of the admin site, and the read-only list of operations."""
 
 from collections.abc import Callable
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -22,7 +23,7 @@ from accounts.permissions import Permission, is_allowed
 from accounts.requests import actor_of
 from audit import access
 from backends import selectors, services
-from backends.cards import cards, duration_text, tables
+from backends.cards import STEP_WORDS, cards, duration_text, tables
 from backends.engines.base import Engine
 from backends.errors import UnknownBackend
 from backends.models import Backend, Operation, OperationStep
@@ -223,15 +224,21 @@ class OperationStepInline(ReadOnly, TabularInline):
     """The steps of an operation, in the order they were taken."""
 
     model = OperationStep
-    fields = readonly_fields = ("name", "step_state", "message", "started_at", "took")
+    verbose_name_plural = "Steps"
+    fields = readonly_fields = ("step", "state", "message", "began", "took")
     extra = 0
     can_delete = False
     hide_title = True
 
-    @display(description="State", label=_STATE_LABELS)
-    def step_state(self, step: OperationStep) -> tuple[str, str]:
-        """Return the state, coloured."""
-        return step.state, step.get_state_display()
+    @admin.display(description="Step")
+    def step(self, step: OperationStep) -> str:
+        """Return what the step does, in words."""
+        return STEP_WORDS.get(step.name, step.name.capitalize())
+
+    @admin.display(description="Began")
+    def began(self, step: OperationStep) -> str:
+        """Return when it began, to the second."""
+        return _moment(step.started_at)
 
     @admin.display(description="Took")
     def took(self, step: OperationStep) -> str:
@@ -243,7 +250,7 @@ class OperationStepInline(ReadOnly, TabularInline):
 class OperationAdmin(ReadOnly, ModelAdmin):
     """What was asked of the engines, by whom, and how it went."""
 
-    list_display = ("asked", "what", "outcome", "took", "requested_by_name", "reason")
+    list_display = ("asked", "what", "outcome", "took", "by", "reason")
     list_filter = ("state", "kind", "backend")
     search_fields = ("id", "request_id", "requested_by_name")
     ordering = ("-created_at",)
@@ -251,22 +258,32 @@ class OperationAdmin(ReadOnly, ModelAdmin):
     inlines = (OperationStepInline,)
     fields = readonly_fields = (
         "what",
-        "outcome",
+        "state",
         "reason",
         "detail",
-        "requested_by_name",
+        "by",
         "source_address",
         "request_id",
-        "created_at",
-        "started_at",
-        "finished_at",
+        "asked",
+        "began",
+        "ended",
         "took",
     )
 
     @admin.display(description="Asked", ordering="created_at")
     def asked(self, operation: Operation) -> str:
         """Return when it was asked, to the second."""
-        return f"{operation.created_at:%Y-%m-%d %H:%M:%S}"
+        return _moment(operation.created_at)
+
+    @admin.display(description="Began")
+    def began(self, operation: Operation) -> str:
+        """Return when a worker took it up."""
+        return _moment(operation.started_at)
+
+    @admin.display(description="Ended")
+    def ended(self, operation: Operation) -> str:
+        """Return when it ended."""
+        return _moment(operation.finished_at)
 
     @admin.display(description="Operation", ordering="kind")
     def what(self, operation: Operation) -> str:
@@ -283,15 +300,24 @@ class OperationAdmin(ReadOnly, ModelAdmin):
         """Return how long it took from start to end."""
         return _span(operation)
 
+    @admin.display(description="By", ordering="requested_by_name")
+    def by(self, operation: Operation) -> str:
+        """Return who asked, as they were called then."""
+        return operation.requested_by_name
+
     @admin.display(description="Reason")
     def reason(self, operation: Operation) -> str:
         """Return why it did not succeed."""
-        return (operation.error or {}).get("message", "")
+        return str((operation.error or {}).get("message", ""))
 
     @admin.display(description="Engine's own line")
     def detail(self, operation: Operation) -> str:
         """Return the line of the engine's log that says why."""
-        return (operation.error or {}).get("detail", "")
+        return str((operation.error or {}).get("detail", ""))
+
+
+def _moment(moment: datetime | None) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S}" if moment else ""
 
 
 def _span(row: Operation | OperationStep) -> str:

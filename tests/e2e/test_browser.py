@@ -1,0 +1,230 @@
+"""What a person does on the settings page, in a real Chromium, with a real vLLM behind it."""
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+
+from tests.e2e.conftest import artifacts
+from tests.e2e.site import OWNER, PASSWORD, QUESTION, START_SECONDS, Site
+
+pytestmark = [pytest.mark.browser, pytest.mark.engine]
+
+#: A browser that talks to nobody but us.
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+WIDE = {"width": 1280, "height": 900}
+NARROW = {"width": 390, "height": 844}
+PAGE = "/admin/backends/llm-backend/"
+
+
+@dataclass
+class Watched:
+    """A page, and everything it did that no page of ours may do."""
+
+    page: Page
+    errors: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.page.on("console", self._heard)
+        self.page.on("pageerror", lambda error: self.errors.append(f"uncaught: {error}"))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("websocket", lambda socket: self.requests.append(socket.url))
+
+    def _heard(self, message: object) -> None:
+        kind, text = getattr(message, "type", ""), getattr(message, "text", "")
+        if kind in {"error", "warning"}:
+            self.errors.append(f"{kind}: {text}")
+
+    def check(self, site: Site) -> None:
+        """Fail where there was an error on the console, or a request to anybody but the site."""
+        assert self.errors == []
+        foreign = [url for url in self.requests if not _is_ours(url, site)]
+        assert foreign == []
+
+
+def _is_ours(url: str, site: Site) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme == "data" or (parts.hostname == "127.0.0.1" and parts.port == site.port)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def watched(browser: Browser, site: Site) -> Iterator[Watched]:
+    context = browser.new_context(base_url=site.url, viewport=WIDE)
+    context.set_default_timeout(30_000)
+    yield Watched(context.new_page())
+    context.close()
+
+
+def sign_in(page: Page) -> None:
+    page.goto("/")
+    page.get_by_label("Username").fill(OWNER)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Log in").click()
+    page.wait_for_url(f"**{PAGE}")
+
+
+def card(page: Page) -> Locator:
+    return page.locator("section[data-backend=vllm]")
+
+
+def expect_state(page: Page, word: str, seconds: float) -> None:
+    expect(card(page).locator("[data-word]")).to_have_text(word, timeout=seconds * 1000)
+
+
+def button(page: Page, name: str) -> Locator:
+    return page.get_by_role("button", name=name, exact=True)
+
+
+def shoot(page: Page, name: str) -> None:
+    """Keep the page as a person sees it: both themes, wide and narrow, nothing wider than the window."""
+    for theme in ("light", "dark"):
+        page.evaluate(
+            "theme => document.documentElement.classList.toggle('dark', theme)", theme == "dark"
+        )
+        for size in (WIDE, NARROW):
+            page.set_viewport_size({"width": size["width"], "height": size["height"]})
+            page.screenshot(
+                path=artifacts() / f"{name}-{theme}-{size['width']}.png",
+                full_page=True,
+                animations="disabled",
+            )
+            too_wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+            assert too_wide <= 0, f"{name} is {too_wide} px wider than {size['width']} px"
+    page.evaluate("document.documentElement.classList.remove('dark')")
+    page.set_viewport_size({"width": WIDE["width"], "height": WIDE["height"]})
+
+
+def test_a_person_starts_vllm_chats_and_stops_it(watched: Watched, site: Site) -> None:
+    site.stopped()
+    page = watched.page
+    sign_in(page)
+    expect(page.locator("#mh-live")).to_have_text("Live")
+    expect_state(page, "Stopped", 10)
+    expect(page.locator("#mh-prompt")).to_be_disabled()
+    expect(page.locator("#mh-chat-hint")).to_have_text("Start vLLM to chat.")
+    shoot(page, "stopped")
+
+    button(page, "Start vLLM").click()
+    expect_state(page, "Starting", 15)
+    expect(card(page).locator("[data-operation-title]")).to_have_text("Starting vLLM")
+    expect(card(page).locator("[data-step-state=running]")).to_be_visible()
+    expect(button(page, "Stop vLLM")).to_be_visible()
+    expect(button(page, "Start vLLM")).to_be_hidden()
+    shoot(page, "starting")
+
+    expect_state(page, "Ready", START_SECONDS)
+    expect(card(page).locator("[data-operation-title]")).to_have_text("Start succeeded")
+    expect(card(page).locator("[data-fact=model]")).to_have_text("SmolLM2-135M-Instruct")
+    expect(card(page).locator("[data-fact=uptime]")).to_have_text(re.compile(r"\d+ s$"))
+
+    lengths = watch_growth(page)
+    page.get_by_label("Temperature").fill("0")
+    page.locator("#mh-prompt").fill(QUESTION)
+    page.locator("#mh-prompt").press("Enter")
+    answer = page.locator("[data-role=assistant] .mh-message__text")
+    expect(answer).to_have_text("The capital of France is Paris.", timeout=60_000)
+    expect(page.locator("[data-chat-usage]")).to_have_text(re.compile(r"^\d+ tokens · first after"))
+    assert len(lengths()) > 2, "the answer did not grow on the page"
+    expect(card(page).locator("[data-fact=memory]")).to_have_text(re.compile(r"GB$"))
+    shoot(page, "ready")
+
+    card(page).get_by_text("Show log").click()
+    expect(card(page).locator("[data-log-text]")).to_contain_text("Application startup complete")
+
+    button(page, "Stop vLLM").click()
+    expect_state(page, "Stopped", 60)
+    assert site.engine_processes() == []
+    expect(page.locator("#mh-prompt")).to_be_disabled()
+
+    page.get_by_role("link", name="Operations").click()
+    expect(page.get_by_text("Stop vllm").first).to_be_visible()
+    page.get_by_role("link", name="Audit events").click()
+    expect(page.get_by_text("operation.requested").first).to_be_visible()
+    expect(page.get_by_text("backend.stopped").first).to_be_visible()
+    page.screenshot(path=artifacts() / "audit-light-1280.png")
+    watched.check(site)
+
+
+def watch_growth(page: Page) -> Callable[[], list[int]]:
+    """Note every length the answer has on the page; returns a function that reads them."""
+    page.evaluate(
+        """() => {
+            window.mhLengths = new Set();
+            const list = document.querySelector("[data-chat-list]");
+            new MutationObserver(() => {
+                const text = list.querySelector("[data-role=assistant] .mh-message__text");
+                window.mhLengths.add(text ? text.textContent.length : 0);
+            }).observe(list, { childList: true, subtree: true, characterData: true });
+        }"""
+    )
+    return lambda: list(page.evaluate("[...window.mhLengths]"))
+
+
+def test_the_page_says_when_it_is_stale_and_comes_back_by_itself(
+    watched: Watched, site: Site
+) -> None:
+    page = watched.page
+    sign_in(page)
+    live = page.locator("#mh-live")
+    expect(live).to_have_text("Live")
+    site.child("web").kill()
+    expect(live).to_have_text(re.compile(r"Reconnecting… last update \d+ s ago"), timeout=10_000)
+    page.screenshot(path=artifacts() / "stale-light-1280.png", full_page=True)
+    expect(live).to_have_text("Live", timeout=90_000)
+    # The browser itself says on the console that a socket could not connect; nothing else may.
+    watched.errors = [e for e in watched.errors if "WebSocket connection" not in e]
+    watched.check(site)
+
+
+def test_without_javascript_the_buttons_are_forms_and_the_rest_is_there(
+    browser: Browser, site: Site
+) -> None:
+    site.stopped()
+    context = browser.new_context(base_url=site.url, viewport=NARROW, java_script_enabled=False)
+    page = context.new_page()
+    sign_in(page)
+    expect(card(page).locator("[data-word]")).to_have_text("Stopped")
+    expect(page.get_by_text("Chatting here needs JavaScript")).to_be_visible()
+    changed = site.owner.patch(
+        "/api/llm-backend/vllm/config", json={"options": {"model": "/nowhere/at/all"}}
+    )
+    assert changed.status_code == 200, changed.text
+    try:
+        button(page, "Start vLLM").click()
+        expect(page.get_by_text("Start of vllm was requested.")).to_be_visible()
+        failed = card(page).get_by_text("Start failed")
+        for _ in range(60):
+            if failed.is_visible():
+                break
+            page.wait_for_timeout(250)
+            page.reload()
+        expect(failed).to_be_visible()
+        expect(card(page)).to_contain_text("/nowhere/at/all")
+        page.screenshot(path=artifacts() / "failed-plain-light-390.png", full_page=True)
+    finally:
+        site.owner.patch(
+            "/api/llm-backend/vllm/config", json={"options": {"model": "SmolLM2-135M-Instruct"}}
+        )
+        context.close()
