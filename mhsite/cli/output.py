@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
@@ -24,7 +25,7 @@ class Output:
     def result(self, payload: Any, *lines: str) -> None:
         """Answer with ``payload``, or for people with ``lines``."""
         if self.as_json:
-            typer.echo(json.dumps(payload, indent=2, ensure_ascii=False, default=str))
+            typer.echo(json.dumps(payload, indent=2, ensure_ascii=False, default=_plain))
         else:
             for line in lines:
                 typer.echo(line)
@@ -55,6 +56,10 @@ class Output:
         """Tell a person something that is not the answer; goes to standard error."""
         if not self.as_json:
             typer.echo(message, err=True)
+
+
+def _plain(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def _rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -103,9 +103,10 @@ def status(*, as_json: Json = False) -> None:
 def doctor(*, as_json: Json = False) -> None:
     """Check what the site needs of this machine. Exit status 1 when something is wrong."""
     from mhsite.cli.context import site_ready
-    from mhsite.cli.diagnosis import findings
 
     site_ready()
+    from mhsite.cli.diagnosis import findings
+
     found = findings()
     lines = [f"{'✓' if f.good else '✗'} {f.subject}: {f.message}" for f in found]
     payload = [{"subject": f.subject, "good": f.good, "message": f.message} for f in found]
