@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from asgiref.sync import sync_to_async
-from django.db import close_old_connections, transaction
+from django.db import transaction
 
+from accounts import database
 from accounts.actors import Actor
 from accounts.errors import MhError
 from accounts.permissions import Permission
@@ -235,7 +236,7 @@ def _resolved_in_thread(actor: Actor, role: str | None, model: str | None) -> Re
         require(actor, Permission.CHAT, target_type="model", target_id=role or model or "")
         return selectors.resolved(role=role, model=model)
     finally:
-        close_old_connections()
+        database.release()
 
 
 # -- OpenAI's API, passed on
@@ -310,7 +311,7 @@ def _models_in_thread(actor: Actor) -> list[ModelCard]:
         require(actor, Permission.CHAT, target_type="path", target_id="/v1/models")
         return selectors.model_cards()
     finally:
-        close_old_connections()
+        database.release()
 
 
 # -- the registry

@@ -48,12 +48,21 @@ class FakeEngine:
     """A fake vLLM process."""
 
     port: int
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] = field(init=False)
     client: httpx.Client = field(default_factory=lambda: httpx.Client(trust_env=False, timeout=10))
 
     @property
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    def start(self, *arguments: str) -> None:
+        """Start it, also again after it died, and wait until it answers."""
+        command = [sys.executable, str(FAKE), "--port", str(self.port)]
+        names = ["--served-model-name", MODEL]
+        self.process = subprocess.Popen(
+            [*command, *names, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        wait_until(self.state, seconds=60, what="the fake engine's start")
 
     def state(self) -> dict[str, Any]:
         answer: dict[str, Any] = self.client.get(f"{self.endpoint}/_fake/state").json()
@@ -75,15 +84,13 @@ class FakeEngine:
 
 @contextlib.contextmanager
 def fake_engine(*arguments: str) -> Iterator[FakeEngine]:
-    port = free_port()
-    command = [sys.executable, str(FAKE), "--port", str(port), "--served-model-name", MODEL]
-    process = subprocess.Popen([*command, *arguments], stderr=subprocess.DEVNULL)
-    engine = FakeEngine(port, process)
+    engine = FakeEngine(free_port())
     try:
-        wait_until(engine.state, seconds=60, what="the fake engine's start")
+        engine.start(*arguments)
         yield engine
     finally:
-        _end(process)
+        engine.client.close()
+        _end(engine.process)
 
 
 @dataclass
@@ -95,6 +102,8 @@ class Site:
     tokens: dict[str, str]
     home: Path
     environment: dict[str, str]
+    #: Process id of the web server.
+    web: int
 
     @property
     def auth(self) -> dict[str, str]:
@@ -148,14 +157,23 @@ def live_site(asgi: str = "uvicorn", **environment: str) -> Iterator[Site]:
         stack.enter_context(_child("broker", variables))
         seeded = _seed(engine, variables)
         log = stack.enter_context((home / "web.log").open("wb"))
-        stack.enter_context(_child("web", variables, log))
-        site = Site(f"http://127.0.0.1:{port}", engine, seeded["tokens"], home, variables)
+        web = stack.enter_context(_child("web", variables, log))
+        site = Site(
+            url=f"http://127.0.0.1:{port}",
+            engine=engine,
+            tokens=seeded["tokens"],
+            home=home,
+            environment=variables,
+            web=web.pid,
+        )
         wait_until(site.answers, seconds=90, what=f"the start of {asgi} (see {home}/web.log)")
         yield site
 
 
 @contextlib.contextmanager
-def _child(name: str, environment: dict[str, str], log: Any = None) -> Iterator[None]:
+def _child(
+    name: str, environment: dict[str, str], log: Any = None
+) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
         [sys.executable, "-m", "mhsite.processes.child", name],
         cwd=REPOSITORY,
@@ -164,7 +182,7 @@ def _child(name: str, environment: dict[str, str], log: Any = None) -> Iterator[
         stderr=log,
     )
     try:
-        yield
+        yield process
     finally:
         _end(process)
 

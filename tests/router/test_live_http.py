@@ -1,10 +1,14 @@
 """``/api/chat`` and ``/v1`` on real sockets: a web server process in front of a fake engine process."""
 
+import contextlib
 import json
+import socket
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import redis
 
 from tests.router.live import MODEL, Site, wait_until
 
@@ -149,15 +153,63 @@ def test_a_client_that_leaves_stops_the_engine(
     site.engine.behave(*filter(None, [habit]), token_delay=0.02, tokens=1000)
     before = site.engine.state()["aborted"]
     with httpx.Client(base_url=site.url, headers=site.auth, trust_env=False) as client:
-        request = client.build_request("POST", path, json=ask(path, stream=stream), timeout=30)
-        if stream and not habit:
-            client.send(request, stream=True)
-        else:
-            request.extensions["timeout"]["read"] = 0.3
-            with pytest.raises(httpx.ReadTimeout):
-                client.send(request)
-    wait_until(lambda: site.engine.state()["running"] == 0, seconds=1, what="the engine's rest")
-    assert site.engine.state()["aborted"] >= before
+        request = client.build_request("POST", path, json=ask(path, stream=stream))
+        leaving = socket.create_connection((request.url.host, request.url.port or 80))
+        head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+        leaving.sendall(f"POST {path} HTTP/1.1\r\n{head}\r\n".encode() + request.content)
+    site.engine.await_running(1)
+    if stream and not habit:
+        assert leaving.recv(10)
+    leaving.close()
+    site.engine.await_abort(before, seconds=1)
+
+
+def test_a_stream_holds_no_database_connection(site: Site) -> None:
+    site.engine.behave(token_delay=0.02, tokens=1000)
+    with httpx.Client(base_url=site.url, headers=site.auth, trust_env=False) as client:
+        for path in SURFACES[:2]:
+            with client.stream("POST", path, json=ask(path, stream=True)) as response:
+                next(response.iter_raw())
+                wait_until(lambda: not open_databases(site), seconds=1, what="the closing")
+
+
+def open_databases(site: Site) -> list[str]:
+    """The database files the web server has open."""
+    files = Path(f"/proc/{site.web}/fd").iterdir()
+    with contextlib.suppress(FileNotFoundError):
+        return [name for file in files if "mh.sqlite3" in (name := str(file.readlink()))]
+    return ["one was closed while we looked"]
+
+
+def test_requests_are_cut_when_their_backend_is_stopped(site: Site) -> None:
+    site.engine.behave(token_delay=0.02, tokens=1000)
+    broker = redis.Redis(unix_socket_path=str(site.home / "run" / "broker.sock"))
+    with httpx.Client(base_url=site.url, headers=site.auth, trust_env=False) as client:
+        body = ask("/api/chat", stream=True)
+        with client.stream("POST", "/api/chat", json=body, timeout=10) as response:
+            lines = response.iter_lines()
+            next(lines)
+            broker.set("mh:gate:vllm", "closed", ex=30)
+            broker.set("mh:cut:vllm", "cut", ex=30)
+            last = [line for line in lines if line][-1]
+        refused = post(site, "/v1/chat/completions", ask("/v1"))
+        broker.delete("mh:gate:vllm", "mh:cut:vllm")
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "engine_stopped"
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "backend_draining")
+    assert refused.headers["retry-after"]
+    assert post(site, "/v1/chat/completions", ask("/v1")).status_code == 200
+
+
+def test_an_engine_that_dies_is_told_and_a_new_one_is_used(site: Site) -> None:
+    site.engine.behave("crash-after=3", token_delay=0.02)
+    assert streamed(site, "/api/chat")[-1]["error"]["code"] == "engine_stopped"
+    site.engine.process.wait(5)
+    for path in SURFACES:
+        response = post(site, path, ask(path, stream=True))
+        assert response.status_code == 503
+        assert response.json()["error"]["code"] == "engine_unreachable"
+    site.engine.start()
+    assert post(site, "/api/chat", ask("/api/chat")).json()["content"] == PARIS
 
 
 def test_a_slow_client_holds_the_engine_back_and_nothing_else(site: Site) -> None:
@@ -182,13 +234,17 @@ def test_bad_requests_are_told_what_is_wrong(site: Site, path: str) -> None:
         ({"json": ask(path, model="gpt-9")}, 404, "model_not_found"),
         ({"json": ask(path, model="role:chef")}, 404, "role_not_found"),
         ({"json": ask(path, model="elsewhere")}, 503, "no_route"),
-        ({"content": b" " * (21 << 20)}, 413, "body_too_large"),
     ]
     for request, status, code in cases:
         response = post(site, path, **request)
         error = response.json()["error"]
         assert (response.status_code, error["code"]) == (status, code), request
         assert error["request_id"] == response.headers["x-request-id"]
+
+
+def test_a_huge_body_is_413(site: Site) -> None:
+    response = post(site, "/v1/chat/completions", content=b" " * (21 << 20))
+    assert (response.status_code, response.json()["error"]["code"]) == (413, "body_too_large")
 
 
 def test_too_long_a_prompt_is_explained(site: Site) -> None:
@@ -233,7 +289,7 @@ def test_strangers_get_401_and_guests_403(site: Site, path: str) -> None:
 
 
 def test_what_people_say_is_not_in_the_log(site: Site) -> None:
-    secret = "xyzzy-plugh"  # noqa: S105
+    secret = "xyzzy-plugh"
     for habit in ("", "error-after=1", "status=500", "cut-after=1"):
         site.engine.behave(*filter(None, [habit]))
         for path in ("/api/chat", "/v1/chat/completions"):

@@ -63,7 +63,7 @@ def test_nothing_running_says_what_the_backend_is_doing() -> None:
     for wanted in ({}, {"role": "persona"}, {"model": "default.persona"}, {"model": "qwen"}):
         with pytest.raises(NoRoute, match=r"vLLM is not running\."):
             route(STOPPED, **wanted)
-    with pytest.raises(NoRoute, match="on.ollama needs ollama, which is not running"):
+    with pytest.raises(NoRoute, match=r"on\.ollama needs ollama, which is not running"):
         route(RUNNING, model="on.ollama")
 
 
