@@ -2,7 +2,9 @@
 
 import contextlib
 import functools
+import math
 import re
+from collections.abc import Iterator
 from typing import Any, Final
 
 import httpx
@@ -117,7 +119,7 @@ def metrics(target: Target, timeout: float) -> Metrics:
 
 def read_metrics(text: str) -> Metrics:
     """Read the Prometheus text of vLLM; what is not in it is None."""
-    samples = [_sample(match) for match in _SAMPLE.finditer(text)]
+    samples = list(_samples(text))
     running, waiting = _sum(samples, "num_requests_running"), _sum(samples, "num_requests_waiting")
     return Metrics(
         running=None if running is None else int(running),
@@ -133,12 +135,14 @@ def read_metrics(text: str) -> Metrics:
     )
 
 
-def _sample(match: re.Match[str]) -> tuple[str, dict[str, str], float]:
-    try:
-        value = float(match["value"])
-    except ValueError:
-        value = float("nan")
-    return match["name"].removeprefix("vllm:"), dict(_LABEL.findall(match["labels"] or "")), value
+def _samples(text: str) -> Iterator[tuple[str, dict[str, str], float]]:
+    """Yield name, labels and value of every sample that is a finite number."""
+    for match in _SAMPLE.finditer(text):
+        with contextlib.suppress(ValueError):
+            value = float(match["value"])
+            if math.isfinite(value):
+                labels = dict(_LABEL.findall(match["labels"] or ""))
+                yield match["name"].removeprefix("vllm:"), labels, value
 
 
 def _sum(samples: Samples, name: str) -> float | None:

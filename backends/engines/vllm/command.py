@@ -78,8 +78,12 @@ def _arguments(
         "revision": options.revision if model is None else None,
         "download-dir": options.downloadDir if model is None else None,
     }
-    unsaid = (None, False, "auto")
-    return ((name, value) for name, value in named.items() if value not in unsaid)
+    # By identity: a seed of 0 is not False.
+    return (
+        (name, value)
+        for name, value in named.items()
+        if value is not None and value is not False and value != "auto"
+    )
 
 
 def max_model_len(options: VllmOptions, model: Path | None) -> int:

@@ -252,7 +252,7 @@ def _check_and_make_demo_model(site: Site) -> None:
         argv=(str(site.python), script, str(source), str(partial)),
         purpose="the demo model",
         env={"HF_HUB_OFFLINE": "1", "HF_HOME": str(download / "hf")},
-        expected_cpu_seconds=60,
+        expected_cpu_seconds=40,
     )
     checks = () if places.is_complete(site.folder) else (_check_command(site),)
     site.run(convert, *checks)

@@ -38,12 +38,13 @@ _PYDANTIC_TAIL = re.compile(r"\s*\[type=\w+, input_value=.*$")
 _EMPTY_REASONS: Final = (
     "WorkerProc initialization failed",
     "Engine core initialization failed",
+    "See stack trace (above)",
+    "Executor failed.",
     "For further information visit",
     "[Errno 24]",
 )
-_ENGINE_LAST_WORDS = re.compile(
-    r"died unexpectedly|EngineDeadError|engine .*fatal error|Out of memory", re.I
-)
+_DEATH = re.compile(r"died unexpectedly|exited unexpectedly|Out of memory", re.IGNORECASE)
+_SPEAKER = re.compile(r"^\[\w+\] \w+: ")
 
 
 def progress(log_tail: Sequence[str]) -> Progress | None:
@@ -120,8 +121,8 @@ def _exceptions(lines: Sequence[str]) -> Iterable[str]:
 def _words_about_a_death(lines: Sequence[str]) -> Iterable[str]:
     for line in lines:
         prefix = _PREFIX.match(line)
-        if prefix and prefix["level"] == "ERROR" and _ENGINE_LAST_WORDS.search(line):
-            yield line[prefix.end() :]
+        if prefix and prefix["level"] in {"ERROR", "WARNING"} and _DEATH.search(line):
+            yield _SPEAKER.sub("", line[prefix.end() :])
 
 
 def _clean(reason: str) -> str:

@@ -1,0 +1,148 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backends.engines import nvidia
+from backends.engines.base import Problem
+from backends.engines.vllm import VllmEngine, VllmOptions
+from backends.engines.vllm.preflight import is_loopback
+from tests.backends.engines.conftest import MakeModel
+
+
+@pytest.fixture
+def installed(
+    tmp_path: Path, make_python: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MH_VLLM_PYTHON", str(make_python(tmp_path / "engine")))
+
+
+@pytest.fixture
+def cuda(tmp_path: Path, make_python: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    python = make_python(tmp_path / "engine", "vllm-0.32.0.dist-info")
+    monkeypatch.setenv("MH_VLLM_PYTHON", str(python))
+
+
+def problems(**options: Any) -> list[Problem]:
+    return VllmEngine().preflight(VllmOptions(**options))
+
+
+def the_problem(**options: Any) -> Problem:
+    (problem,) = problems(**options)
+    assert problem.message.endswith((".", "?", "install"))
+    return problem
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_good_model_may_start(cache: Path, make_model: MakeModel) -> None:
+    make_model(cache / "models" / "m")
+    assert problems(model="m", maxModelLen=2048, tensorParallelSize=2) == []
+
+
+def test_vllm_not_installed_is_told_with_the_command_that_helps(
+    cache: Path, make_model: MakeModel
+) -> None:
+    make_model(cache / "models" / "m")
+    problem = the_problem(model="m")
+    assert problem.code == "engine_not_installed"
+    assert "mh vllm install" in problem.message
+
+
+@pytest.mark.usefixtures("installed")
+def test_an_unknown_model_is_told_with_the_known_ones(cache: Path, make_model: MakeModel) -> None:
+    make_model(cache / "models" / "mine")
+    problem = the_problem(model="a/b")
+    assert (problem.option, problem.code) == ("model", "model_not_found")
+    assert problem.message == "The model “a/b” is not on this machine. Models here: mine."
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_missing_path_an_empty_folder_and_damaged_weights(
+    tmp_path: Path, make_model: MakeModel
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    damaged = make_model(tmp_path / "damaged")
+    weights = damaged / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-3])
+    assert the_problem(model="/no/such").message == "/no/such does not exist."
+    assert the_problem(model=str(empty)).message == f"{empty} is empty."
+    assert "is damaged" in the_problem(model=str(damaged)).message
+
+
+@pytest.mark.usefixtures("installed")
+def test_what_the_model_cannot_do_is_named_by_option(cache: Path, make_model: MakeModel) -> None:
+    make_model(cache / "models" / "m")
+    assert the_problem(model="m", maxModelLen=4096).option == "maxModelLen"
+    assert the_problem(model="m", tensorParallelSize=3).option == "tensorParallelSize"
+    assert the_problem(model="m", quantization="awq").option == "quantization"
+    assert problems(model="m", quantization="fp8") == []
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("packed", "method", "right"),
+    [
+        ("awq", "awq_marlin", True),
+        ("gptq", "gptq_marlin", True),
+        ("gptq", "moe_wna16", True),
+        ("compressed-tensors", "compressed-tensors", True),
+        ("gptq", "awq", False),
+    ],
+)
+def test_quantization_is_compared_with_the_models_own(
+    cache: Path, make_model: MakeModel, packed: str, method: str, right: bool
+) -> None:
+    make_model(cache / "models" / "m", quantization_config={"quant_method": packed})
+    assert (problems(model="m", quantization=method) == []) is right
+
+
+@pytest.mark.usefixtures("installed")
+def test_chat_options_are_checked(cache: Path, make_model: MakeModel) -> None:
+    make_model(cache / "models" / "m")
+    assert the_problem(model="m", autoToolChoice=True).option == "toolCallParser"
+    assert problems(model="m", autoToolChoice=True, toolCallParser="hermes") == []
+    assert the_problem(model="m", chatTemplate="/no.jinja").option == "chatTemplate"
+
+
+@pytest.mark.usefixtures("cuda")
+def test_more_gpus_than_there_are(
+    cache: Path, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_model(cache / "models" / "m")
+    assert "no NVIDIA GPU" in the_problem(model="m").message
+    monkeypatch.setattr(nvidia, "gpu_count", lambda: 1)
+    assert problems(model="m") == []
+    assert the_problem(model="m", tensorParallelSize=2).option == "tensorParallelSize"
+
+
+@pytest.mark.usefixtures("installed")
+def test_an_open_address_needs_a_key(cache: Path, make_model: MakeModel) -> None:
+    make_model(cache / "models" / "m")
+    assert the_problem(model="m", host="0.0.0.0").option == "host"
+    assert problems(model="m", host="0.0.0.0", apiKey="long-enough-key") == []
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.8.8", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("192.168.1.2", False),
+        ("gpu.example", False),
+    ],
+)
+def test_loopback(host: str, expected: bool) -> None:
+    assert is_loopback(host) is expected
+
+
+@pytest.mark.usefixtures("installed")
+def test_several_problems_are_told_at_once(cache: Path, make_model: MakeModel) -> None:
+    make_model(cache / "models" / "m")
+    found = problems(model="m", host="0.0.0.0", maxModelLen=4096, tensorParallelSize=3)
+    assert {problem.option for problem in found} == {"host", "maxModelLen", "tensorParallelSize"}
