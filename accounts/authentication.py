@@ -2,7 +2,9 @@
 
 from typing import Any
 
+from django.conf import settings
 from django.contrib.auth.models import AnonymousUser
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from knox.auth import TokenAuthentication
 from rest_framework import authentication, exceptions
 from rest_framework.request import Request
@@ -48,3 +50,27 @@ class SessionAuthentication(authentication.SessionAuthentication):
         """Ask for a bearer token: without a header DRF would answer 403 for 401."""
         del request
         return "Bearer"
+
+
+class BearerScheme(OpenApiAuthenticationExtension):  # type: ignore[misc]  # spectacular has no types
+    """How the API's description names the bearer token."""
+
+    target_class = BearerAuthentication
+    name = "bearer"
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
+        """Return the scheme."""
+        del auto_schema
+        return {"type": "http", "scheme": "bearer", "bearerFormat": "mh_…"}
+
+
+class SessionScheme(OpenApiAuthenticationExtension):  # type: ignore[misc]  # spectacular has no types
+    """How the API's description names the session."""
+
+    target_class = SessionAuthentication
+    name = "session"
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
+        """Return the scheme."""
+        del auto_schema
+        return {"type": "apiKey", "in": "cookie", "name": settings.SESSION_COOKIE_NAME}

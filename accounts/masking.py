@@ -1,7 +1,7 @@
 """Secrets, recognised by the name of their key and by what they look like, made unreadable."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, Final
 
 MASK: Final = "••••••"
@@ -70,3 +70,18 @@ def _mask_item(key: Any, item: Any) -> Any:
 
 def _is_empty(item: Any) -> bool:
     return item is None or isinstance(item, bool) or item in ("", [], {})
+
+
+def mask_event(
+    _logger: Any, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Mask a log line's values by their keys (a structlog processor)."""
+    for key, value in event.items():
+        if isinstance(value, str | Mapping) and not key.startswith("_"):
+            event[key] = _mask_item(key, value)
+    return event
+
+
+def mask_line(_logger: Any, _method: str, line: str) -> str:
+    """Mask what looks like a secret in a finished log line, its traceback included."""
+    return mask_text(line)

@@ -10,6 +10,7 @@ from django.http import HttpRequest
 from django.templatetags.static import static
 from django.urls import reverse_lazy
 
+from accounts.masking import mask_event, mask_line
 from mhsite import home
 
 env = environ.Env()
@@ -121,7 +122,7 @@ CELERY_TASK_DEFAULT_QUEUE = f"gpu.{MH_NODE}"
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 
 AUTH_USER_MODEL = "accounts.User"
-KNOX_TOKEN_MODEL = "accounts.Token"
+KNOX_TOKEN_MODEL = "accounts.Token"  # noqa: S105 - a model's name
 REST_KNOX = {
     "TOKEN_TTL": timedelta(days=365),
     "AUTH_HEADER_PREFIX": "Bearer",
@@ -156,6 +157,10 @@ SPECTACULAR_SETTINGS = {
     "TITLE": "mh",
     "DESCRIPTION": "A switchboard for the LLM engines on your own GPU machine.",
     "VERSION": "0.1.0",
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "mhsite.openapi.complete",
+    ],
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_PERMISSIONS": ["rest_framework.permissions.IsAuthenticated"],
     "SWAGGER_UI_DIST": "SIDECAR",
@@ -184,11 +189,14 @@ SECURE_HSTS_PRELOAD = MH_HTTPS
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if MH_HTTPS else None
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
+# These look for Django's own three middleware by name; ours are subclasses of them.
+SILENCED_SYSTEM_CHECKS = ["security.W001", "security.W002", "security.W003"]
 DATA_UPLOAD_MAX_MEMORY_SIZE = MH_MAX_BODY_BYTES
 
 MH_LOG_JSON: bool = env.bool("MH_LOG_JSON", False)
 _SHARED_PROCESSORS: list[structlog.typing.Processor] = [
     structlog.contextvars.merge_contextvars,
+    mask_event,
     structlog.processors.add_log_level,
     structlog.processors.TimeStamper(fmt="iso"),
 ]
@@ -198,12 +206,20 @@ LOGGING = {
     "formatters": {
         "default": {
             "()": structlog.stdlib.ProcessorFormatter,
-            "processor": structlog.processors.JSONRenderer()
-            if MH_LOG_JSON
-            # Plain: the default prints the local variables of every frame, secrets among them.
-            else structlog.dev.ConsoleRenderer(
-                colors=False, exception_formatter=structlog.dev.plain_traceback
-            ),
+            "processors": [
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *(
+                    [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+                    if MH_LOG_JSON
+                    else [
+                        # Plain: the default prints the variables of every frame, secrets too.
+                        structlog.dev.ConsoleRenderer(
+                            colors=False, exception_formatter=structlog.dev.plain_traceback
+                        )
+                    ]
+                ),
+                mask_line,
+            ],
             "foreign_pre_chain": _SHARED_PROCESSORS,
         }
     },
