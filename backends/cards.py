@@ -108,7 +108,8 @@ class OperationView:
     state: str
     title: str
     progress: float
-    eta: str
+    #: How long it should still take, or how long it took and for whom.
+    aside: str
     steps: tuple[Step, ...]
     error: str
     detail: str
@@ -246,7 +247,6 @@ def operation_view(operation: Mapping[str, Any], title: str, *, said: str = "") 
     is_open = operation["state"] in {"queued", "running"}
     present, past = OPERATION_WORDS.get(operation["kind"], (operation["kind"].capitalize(),) * 2)
     outcome = OUTCOME_WORDS.get(operation["state"], operation["state"])
-    eta = operation.get("eta_seconds")
     error = operation.get("error") or {}
     if error.get("message") == said:
         error = {}
@@ -257,11 +257,20 @@ def operation_view(operation: Mapping[str, Any], title: str, *, said: str = "") 
         state=operation["state"],
         title=f"{present} {title}" if is_open else f"{past} {outcome}",
         progress=operation["progress"],
-        eta=f"about {duration_text(eta)} left" if is_open and eta else "",
+        aside=_aside(operation),
         steps=tuple(_step(step) for step in operation["steps"]),
         error=error.get("message", ""),
         detail=error.get("detail", ""),
     )
+
+
+def _aside(operation: Mapping[str, Any]) -> str:
+    if operation["finished_at"]:
+        asked = datetime.fromisoformat(operation["created_at"])
+        took = datetime.fromisoformat(operation["finished_at"]) - asked
+        return f"{duration_text(took.total_seconds())}, for {operation['requested_by']}"
+    left = operation["eta_seconds"]
+    return f"about {duration_text(left)} left" if left else ""
 
 
 def _step(step: Mapping[str, Any]) -> Step:

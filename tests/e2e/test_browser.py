@@ -132,6 +132,8 @@ def test_a_person_starts_vllm_chats_and_stops_it(watched: Watched, site: Site) -
     expect(card(page).locator("[data-step-state=running]")).to_be_visible()
     expect(button(page, "Stop vLLM")).to_be_visible()
     expect(button(page, "Start vLLM")).to_be_hidden()
+    running = card(page).locator("[data-step-state=running] .mh-step__message")
+    expect(running).not_to_be_empty(timeout=90_000)
     shoot(page, "starting")
 
     expect_state(page, "Ready", START_SECONDS)
@@ -148,6 +150,7 @@ def test_a_person_starts_vllm_chats_and_stops_it(watched: Watched, site: Site) -
     expect(page.locator("[data-chat-usage]")).to_have_text(re.compile(r"^\d+ tokens · first after"))
     assert len(lengths()) > 2, "the answer did not grow on the page"
     expect(card(page).locator("[data-fact=memory]")).to_have_text(re.compile(r"GB$"))
+    expect(card(page).locator("[data-fact=in_flight]")).to_have_text("0")
     shoot(page, "ready")
 
     card(page).get_by_text("Show log").click()

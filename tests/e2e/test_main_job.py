@@ -143,8 +143,8 @@ def test_a_websocket_without_a_session_closes_with_4401(site: Site) -> None:
 
 
 def test_every_step_is_in_the_audit(ready: Site) -> None:
-    started = next(e for e in ready.events(event="operation.succeeded") if "start" in e["message"])
-    story = ready.events(request_id=started["request_id"])
+    became_ready = ready.events(event="backend.ready")[0]
+    story = ready.events(request_id=became_ready["request_id"])
     names = {event["event"] for event in story}
     assert {
         "operation.requested",
@@ -154,7 +154,7 @@ def test_every_step_is_in_the_audit(ready: Site) -> None:
     } <= names
     steps = [e["message"] for e in story if e["event"] == "operation.step_done"]
     assert len(steps) == 4
-    assert {event["actor_name"] for event in story} == {"owner"}
+    assert {event["actor"] for event in story} == {"owner"}
     assert ready.owner.get("/api/audit/verify").json()["ok"] is True
 
 
@@ -187,7 +187,7 @@ def test_a_killed_engine_is_failed_with_its_reason_and_nothing_of_it_is_left(rea
     refused = ready.owner.post("/api/chat", json=ASKED)
     assert refused.status_code == 503, refused.text
     assert refused.json()["error"]["code"] == "backend_not_running"
-    assert ready.events(event="backend.failed")[0]["actor_name"] == "system"
+    assert ready.events(event="backend.failed")[0]["actor"] == "system"
 
 
 def test_a_worker_killed_during_a_start_is_taken_up_by_the_next_one(site: Site) -> None:
@@ -198,7 +198,7 @@ def test_a_worker_killed_during_a_start_is_taken_up_by_the_next_one(site: Site) 
     site_url = f"/api/llm-backend/operations/{operation['id']}"
 
     def taken_up() -> bool:
-        resumed = site.events(event="operation.resumed", target_id=operation["id"])
+        resumed = site.events(event="operation.resumed", target=operation["id"])
         return bool(resumed) or site.owner.get(site_url).json()["state"] not in {
             "queued",
             "running",
@@ -244,7 +244,7 @@ def _read_long_stream(site: Site, frames: list[dict[str, Any]], first: threading
         "options": {"temperature": 0, "maxTokens": 1900},
         "stream": True,
     }
-    with site.sign_in() as client, client.stream("POST", "/api/chat", json=asked) as response:
+    with site.sign_in().stream("POST", "/api/chat", json=asked) as response:
         for line in response.iter_lines():
             if line.startswith("data: "):
                 frames.append(json.loads(line.removeprefix("data: ")))

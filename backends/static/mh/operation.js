@@ -91,11 +91,17 @@ export class OperationView {
 
   /** Once a second: the time left, counted down between two frames. */
   tick() {
-    const { operation } = this;
-    const left = operation?.eta_seconds && operation.eta_seconds - secondsSince(new Date(this.seenAt));
-    write(
-      hook(this.root, "operation-eta"),
-      isOpen(operation) && left > 0 ? `about ${duration(left)} left` : "",
-    );
+    if (this.operation) {
+      write(hook(this.root, "operation-aside"), this.aside(this.operation));
+    }
+  }
+
+  aside(operation) {
+    if (operation.finished_at) {
+      const took = secondsSince(operation.created_at, Date.parse(operation.finished_at));
+      return `${duration(took)}, for ${operation.requested_by}`;
+    }
+    const left = operation.eta_seconds && operation.eta_seconds - secondsSince(new Date(this.seenAt));
+    return left > 0 ? `about ${duration(left)} left` : "";
   }
 }

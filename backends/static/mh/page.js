@@ -20,6 +20,7 @@ const chat = chatRoot && new Chat(chatRoot, config);
 
 let connection = "waiting";
 let heardAt = Date.now();
+let firstTime = true;
 
 function renderStatus(status) {
   for (const [name, entry] of Object.entries(status.available)) {
@@ -88,6 +89,10 @@ new LiveSocket("/ws/status/", {
   ping: true,
   onframe: received,
   onstate: (state) => {
+    if (state !== connection && !(state === "open" && firstTime)) {
+      write(announcer, state === "waiting" ? "Connection lost, reconnecting." : LIVE_WORDS[state]);
+    }
+    firstTime = firstTime && state !== "open";
     connection = state;
     renderLive();
   },
