@@ -9,12 +9,15 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from django.conf import settings
+from django.contrib.auth import get_user
+from django.contrib.sessions.backends.db import SessionStore
 from django.http.request import split_domain_port, validate_host
 
 from accounts import requests, selectors, services
@@ -183,10 +186,23 @@ class SocketConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]  # chann
                 await self._close_with(NotAuthenticated("Sign in again: your access has changed."))
 
     def _still_allowed(self) -> bool:
-        if self._token is not None and not selectors.token_is_valid(self._token.public_id):
-            return False
-        user = User.objects.filter(pk=self.actor.user.pk).first() if self.actor.user else None
+        user = self._token_user() if self._token is not None else self._session_user()
         return is_allowed(user, self.permission, scopes=self.actor.scopes)
+
+    def _token_user(self) -> User | None:
+        token = self._token
+        if token is None or not selectors.token_is_valid(token.public_id):
+            return None
+        return User.objects.filter(pk=token.user_id).first()
+
+    def _session_user(self) -> User | None:
+        """Look the session up again: it may be signed out, or its password changed."""
+        old = self.scope.get("session")
+        if old is None or old.session_key is None:
+            return None
+        request: Any = SimpleNamespace(session=SessionStore(old.session_key))
+        user = get_user(request)
+        return user if isinstance(user, User) else None
 
     # How it is refused.
 
