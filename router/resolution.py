@@ -47,6 +47,8 @@ class Engines:
     active: Serving | None = None
     #: Why the active one is not serving: a sentence for a person.
     why_not: str = ""
+    #: Seconds after which it may be serving, where that is known.
+    retry_after: int | None = None
     #: Names of all local backends, serving or not.
     backends: Sequence[str] = ()
 
@@ -94,8 +96,16 @@ def resolve(
 
 def _active(engines: Engines) -> Route:
     if engines.active is None:
-        raise NoRoute(engines.why_not or "No engine is running.", code="backend_not_running")
+        raise _not_running(engines)
     return Route(provider=ACTIVE, backend=engines.active.backend, model=engines.active.model)
+
+
+def _not_running(engines: Engines) -> NoRoute:
+    return NoRoute(
+        engines.why_not or "No engine is running.",
+        code="backend_not_running",
+        retry_after=engines.retry_after,
+    )
 
 
 def _by_role(role: str, registry: Registry, engines: Engines) -> Route:
@@ -110,14 +120,19 @@ def _by_role(role: str, registry: Registry, engines: Engines) -> Route:
     if not chain:
         found = _active(engines)
         return Route(provider=found.provider, backend=found.backend, model=found.model, role=role)
-    reasons: list[str] = []
+    reasons: list[NoRoute] = []
     for entry_id in chain:
         try:
             return _by_entry(registry.entries[entry_id], engines, role=role)
         except NoRoute as exc:
-            reasons.append(exc.message)
+            reasons.append(exc)
     # The same reason of several links is said once.
-    raise NoRoute(f"Nothing can answer the role {role!r} now. {' '.join(dict.fromkeys(reasons))}")
+    sentences = " ".join(dict.fromkeys(reason.message for reason in reasons))
+    raise NoRoute(
+        f"Nothing can answer the role {role!r} now. {sentences}",
+        code=reasons[0].code if len({reason.code for reason in reasons}) == 1 else None,
+        retry_after=engines.retry_after,
+    )
 
 
 def _by_entry(entry: Entry, engines: Engines, *, role: str | None = None) -> Route:
@@ -141,7 +156,7 @@ def _by_entry(entry: Entry, engines: Engines, *, role: str | None = None) -> Rou
 def _serving_for(entry: Entry, engines: Engines) -> Serving:
     if entry.provider == ACTIVE:
         if engines.active is None:
-            raise NoRoute(engines.why_not or "No engine is running.", code="backend_not_running")
+            raise _not_running(engines)
         return engines.active
     for serving in engines.serving:
         if serving.backend == entry.provider:
@@ -162,6 +177,7 @@ def _by_served_name(model: str, registry: Registry, engines: Engines) -> Route:
             f"No engine is running that could serve the model {model[:120]!r}. {engines.why_not}".strip(),
             code="backend_not_running",
             param="model",
+            retry_after=engines.retry_after,
         )
     raise UnknownRoute(
         f"There is no model {model[:120]!r}. There is: {', '.join(names(registry, engines))}.",

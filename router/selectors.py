@@ -1,14 +1,25 @@
 """Reads: the registry, what the engines serve, and who answers."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TypedDict
 
 from backends import selectors as backends
 from backends.engines.base import Target
 from backends.errors import BackendNotRunning
 from backends.models import Backend
+from router.errors import NoRoute, UnknownRoute
 from router.models import ModelEntry, Role, RoleLink
-from router.resolution import Engines, Entry, Registry, Route, Serving, names, resolve
+from router.resolution import (
+    ROLE_PREFIX,
+    Engines,
+    Entry,
+    Registry,
+    Route,
+    Serving,
+    names,
+    resolve,
+)
 from router.schemas import SHIPPED_ROLES, ChatOptions
 
 
@@ -32,20 +43,17 @@ class Resolved:
 
 def registry() -> Registry:
     """Return the whole registry. Shipped roles nobody has configured have an empty chain."""
-    entries = {
-        row.id: Entry(
-            row.id,
-            row.provider,
-            row.model,
-            ChatOptions.model_validate(row.options).given(),
-        )
-        for row in ModelEntry.objects.all()
-    }
+    entries = {row.id: _entry(row) for row in ModelEntry.objects.all()}
     roles: dict[str, list[str]] = {name: [] for name in SHIPPED_ROLES}
     roles |= {name: [] for name in Role.objects.values_list("name", flat=True)}
     for role, entry in RoleLink.objects.values_list("role_id", "entry_id"):
         roles[role].append(entry)
     return Registry(entries=entries, roles=roles)
+
+
+def _entry(row: ModelEntry) -> Entry:
+    options = ChatOptions.model_validate(row.options).given()
+    return Entry(row.id, row.provider, row.model, options)
 
 
 def resolved(*, role: str | None = None, model: str | None = None) -> Resolved:
@@ -55,29 +63,56 @@ def resolved(*, role: str | None = None, model: str | None = None) -> Resolved:
         UnknownRoute: nothing has this name.
         NoRoute: nothing behind it can answer now.
     """
-    targets, engines = _engines()
-    route = resolve(registry=registry(), engines=engines, role=role, model=model)
+    targets = {target.backend: target for target in backends.serving_targets()}
+    try:
+        # Every chat passes here: first with only what this name needs.
+        part = _registry_part(role, model)
+        route = resolve(registry=part, engines=_engines(targets), role=role, model=model)
+    except (UnknownRoute, NoRoute):
+        engines = _engines_explained(targets)
+        route = resolve(registry=registry(), engines=engines, role=role, model=model)
     found = targets[route.backend]
     return Resolved(route, found.engine, found.target)
 
 
-def _engines() -> tuple[dict[str, backends.ServingTarget], Engines]:
-    targets = {target.backend: target for target in backends.serving_targets()}
+def _registry_part(role: str | None, model: str | None) -> Registry:
+    """Return what of the registry stands behind a name: one query, or none."""
+    if model is not None and model.startswith(ROLE_PREFIX):
+        role, model = model.removeprefix(ROLE_PREFIX), None
+    if role is not None:
+        links = RoleLink.objects.filter(role_id=role).select_related("entry")
+        chain = [_entry(link.entry) for link in links]
+        roles = {role: [entry.id for entry in chain]} if chain else {}
+        return Registry({entry.id: entry for entry in chain}, roles)
+    if model is not None:
+        return Registry({row.id: _entry(row) for row in ModelEntry.objects.filter(pk=model)})
+    return Registry()
+
+
+def _engines(targets: Mapping[str, backends.ServingTarget]) -> Engines:
     serving = {name: Serving(name, found.target.served_model) for name, found in targets.items()}
-    active, why_not = None, ""
+    active = backends.active_backend()
+    return Engines(
+        serving=tuple(serving.values()), active=serving.get(active.name) if active else None
+    )
+
+
+def _engines_explained(targets: Mapping[str, backends.ServingTarget]) -> Engines:
+    """Return the same with what is needed to say why something cannot answer."""
+    engines = _engines(targets)
+    names = tuple(Backend.objects.values_list("name", flat=True))
     try:
-        active = serving.get(backends.serving_target(None).backend)
+        backends.serving_target(None)
     except BackendNotRunning as exc:
-        why_not = exc.message
-    known = tuple(Backend.objects.values_list("name", flat=True))
-    return targets, Engines(tuple(serving.values()), active, why_not, known)
+        return replace(engines, why_not=exc.message, retry_after=exc.retry_after, backends=names)
+    return replace(engines, backends=names)
 
 
 def model_cards() -> list[ModelCard]:
     """Return every name a request may ask for: served models, registry ids, roles."""
-    targets, engines = _engines()
+    targets = {target.backend: target for target in backends.serving_targets()}
     owners = {found.target.served_model: found.backend for found in targets.values()}
     return [
         ModelCard(id=name, object="model", created=0, owned_by=owners.get(name, "mh"))
-        for name in names(registry(), engines)
+        for name in names(registry(), _engines(targets))
     ]

@@ -197,6 +197,7 @@ def test_requests_are_cut_when_their_backend_is_stopped(site: Site) -> None:
     assert json.loads(last.removeprefix("data: "))["error"]["code"] == "engine_stopped"
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "backend_draining")
     assert refused.headers["retry-after"]
+    site.engine.behave()
     assert post(site, "/v1/chat/completions", ask("/v1")).status_code == 200
 
 
