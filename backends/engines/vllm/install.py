@@ -134,8 +134,19 @@ def _running(site: Site, command: Command) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def _environment(command: Command) -> dict[str, str]:
-    """Keep what says how to reach the network; drop our secrets and this process's own environment."""
-    ours = {"VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "DATABASE_URL", "REDIS_URL"}
+    """Keep what says how to reach the network; drop our secrets and this process's own environment.
+
+    The check at the end leaves the byte code of what a start imports, a third of all there is; without
+    it every start would compile that again, so a wish not to write any is not passed on.
+    """
+    ours = {
+        "VIRTUAL_ENV",
+        "PYTHONPATH",
+        "PYTHONHOME",
+        "PYTHONDONTWRITEBYTECODE",
+        "DATABASE_URL",
+        "REDIS_URL",
+    }
     kept = {k: v for k, v in os.environ.items() if not k.startswith("MH_") and k not in ours}
     quiet = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "NO_COLOR": "1"}
     return kept | quiet | command.env
@@ -177,9 +188,7 @@ def _explain(command: Command, log: Path, offset: int) -> str:
 def uv_install(site: Site, *what: str, target: Path | None = None) -> tuple[str, ...]:
     """Return uv's command that installs ``what`` for the engine's Python."""
     where = ("--target", str(target)) if target else ()
-    # Compiled once here, or else at every start where bytecode may not be written.
-    how = ("--compile-bytecode", "--python", str(site.python))
-    return (uv.find_uv_bin(), "pip", "install", *how, *where, *what)
+    return (uv.find_uv_bin(), "pip", "install", "--python", str(site.python), *where, *what)
 
 
 def _make_environment(site: Site) -> None:
@@ -199,7 +208,7 @@ def _install_cpu_packages(site: Site) -> None:
 
 def _install_cpu_torch(site: Site) -> None:
     """Take PyTorch's CPU build from where the machine's pip is told to look, else from PyTorch's index."""
-    pip = (str(site.python), "-m", "pip", "install", "--no-deps", "--no-input", "--retries", "1")
+    pip = (str(site.python), "-m", "pip", "install", "--no-deps", "--no-compile", "--retries", "1")
     purpose = "PyTorch's CPU build"
     local = Command(argv=(*pip, f"torch=={TORCH}+cpu"), purpose=purpose, expected_bytes=7.5e8)
     argv = uv_install(site, "--no-deps", "--torch-backend", "cpu", f"torch=={TORCH}")
@@ -287,7 +296,7 @@ def steps_for(build: Build, *, demo: bool) -> tuple[Step, ...]:
         Step(
             name="demo",
             message="making the demo model and trying the installation",
-            seconds=90,
+            seconds=50,
             run=_check_and_make_demo_model,
         )
         if demo
@@ -298,10 +307,10 @@ def steps_for(build: Build, *, demo: bool) -> tuple[Step, ...]:
         Step(
             name="packages",
             message="installing vLLM's packages",
-            seconds=15,
+            seconds=12,
             run=_install_cpu_packages,
         ),
-        Step(name="torch", message="installing PyTorch", seconds=30, run=_install_cpu_torch),
+        Step(name="torch", message="installing PyTorch", seconds=15, run=_install_cpu_torch),
         Step(name="name", message="naming the package", seconds=0.1, run=_name_the_distribution),
         last,
     )
@@ -388,8 +397,11 @@ class _Progress:
         self.report = report
         self.written_at = 0.0
         self.message = ""
+        self.fraction = 0.0
 
     def __call__(self, fraction: float, message: str) -> None:
+        # A step may have several parts, or a second way to do it; the bar does not go back.
+        self.fraction = fraction = max(fraction, self.fraction)
         self.report(fraction, message)
         now = time.monotonic()
         if message != self.message or now - self.written_at >= 1.0:

@@ -181,6 +181,15 @@ def test_progress_is_shared_by_usual_duration_and_never_goes_back(
     assert json.loads(install._progress_file().read_text())["message"] == "doing last"
 
 
+def test_a_part_that_begins_again_does_not_move_the_bar_back(site: Site, report: Report) -> None:
+    def two_parts(site: Site) -> None:
+        site.tell(0.8)
+        site.tell(0.1)
+
+    install.take_steps(site.folder, [step("environment", two_parts)], report, site.lock)
+    assert [fraction for fraction, _ in report.said] == [0.0, 0.8, 0.8]
+
+
 def test_bytes_written_by_the_tools_are_the_progress_of_a_step(site: Site) -> None:
     told: list[float] = []
     watched = Site(folder=site.folder, tell=told.append, lock=site.lock)
@@ -229,6 +238,14 @@ def test_our_secrets_are_not_given_to_the_tools(
     said = site.log.read_text()
     assert "hush-hush" not in said
     assert "mirror.example" in said
+
+
+def test_byte_code_is_written_even_where_ours_is_not_wanted(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    site.run(shell("PATH=/bin:/usr/bin env"))
+    assert "PYTHONDONTWRITEBYTECODE" not in site.log.read_text()
 
 
 def test_no_tool_outlives_an_installation_that_is_broken_off(site: Site) -> None:
