@@ -22,7 +22,7 @@ if admin.site.is_registered(Group):
 
 
 @admin.register(User)
-class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[misc,type-arg]  # unfold has no types
+class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[type-arg]
     """Users and their roles."""
 
     form = UserChangeForm
@@ -72,7 +72,7 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[misc,type-arg]  # 
 
 
 @admin.register(Token)
-class TokenAdmin(ModelAdmin):  # type: ignore[misc]  # unfold has no types
+class TokenAdmin(ModelAdmin):
     """API tokens: create one (shown once), revoke by deleting. Digests are not shown."""
 
     list_display = ("public_id", "name", "user", "scope_list", "created", "expiry", "last_used_at")

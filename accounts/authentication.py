@@ -52,7 +52,7 @@ class SessionAuthentication(authentication.SessionAuthentication):
         return "Bearer"
 
 
-class BearerScheme(OpenApiAuthenticationExtension):  # type: ignore[misc]  # spectacular has no types
+class BearerScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
     """How the API's description names the bearer token."""
 
     target_class = BearerAuthentication
@@ -64,7 +64,7 @@ class BearerScheme(OpenApiAuthenticationExtension):  # type: ignore[misc]  # spe
         return {"type": "http", "scheme": "bearer", "bearerFormat": "mh_…"}
 
 
-class SessionScheme(OpenApiAuthenticationExtension):  # type: ignore[misc]  # spectacular has no types
+class SessionScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
     """How the API's description names the session."""
 
     target_class = SessionAuthentication

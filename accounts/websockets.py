@@ -8,7 +8,7 @@ close before accept with a plain HTTP 403, and the client would never see the co
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
@@ -23,7 +23,7 @@ from django.http.request import split_domain_port, validate_host
 from accounts import requests, selectors, services
 from accounts.access import settle
 from accounts.actors import Actor
-from accounts.errors import InvalidRequest, MhError, NotAllowed, NotAuthenticated
+from accounts.errors import InvalidRequest, MhError, NotAllowed, NotAuthenticated, TooMany
 from accounts.models import Token, User
 from accounts.permissions import Permission, is_allowed
 from accounts.signals import announce
@@ -35,7 +35,22 @@ NOT_ALLOWED = 4403
 AUTH_TIMED_OUT = 4408
 TOO_MANY = 4429
 
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
 Phase = Literal["waiting", "open", "closed"]
+
+
+class AuthTimedOut(NotAuthenticated):
+    """No ``auth`` frame came in time."""
+
+    code = "auth_timed_out"
+
+
+_CODES: dict[type[MhError], int] = {
+    AuthTimedOut: AUTH_TIMED_OUT,
+    NotAllowed: NOT_ALLOWED,
+    TooMany: TOO_MANY,
+}
 
 
 class SocketConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]  # channels has no types
@@ -60,6 +75,13 @@ class SocketConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]  # chann
         self._phase: Phase = "waiting"
         self._token: Token | None = None
         self._watch: asyncio.Task[None] | None = None
+        self._ending: asyncio.Future[MhError] = asyncio.get_running_loop().create_future()
+        self._end_told = False
+        self._was_opened = False
+
+    async def __call__(self, scope: Any, receive: Receive, send: Any) -> None:
+        """Run until the client or we end it."""
+        await super().__call__(scope, self._receive_or_end(receive), send)
 
     async def opened(self) -> None:
         """Somebody is signed in and allowed: send the first frame, join groups."""
@@ -101,9 +123,8 @@ class SocketConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]  # chann
     async def disconnect(self, code: int) -> None:
         """Clean up."""
         del code
-        was_open = self._phase == "open"
         self._end()
-        if was_open or hasattr(self, "actor"):
+        if self._was_opened:
             await self.closed()
 
     async def send_error(self, error: MhError, *, frame_id: object = None) -> None:
@@ -165,7 +186,7 @@ class SocketConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]  # chann
                 f"{actor.name} may not use this: it needs the permission {self.permission}."
             )
         self._end(phase="open")
-        self.actor, self._token = actor, token
+        self.actor, self._token, self._was_opened = actor, token, True
         self._watch = asyncio.create_task(self._recheck())
         try:
             await self._guarded(self.opened, None, reraise=(NotAllowed, NotAuthenticated))
@@ -175,15 +196,15 @@ class SocketConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]  # chann
     async def _await_auth(self) -> None:
         await asyncio.sleep(self.auth_timeout)
         if self._phase == "waiting":
-            self._phase = "closed"
-            await self.close(AUTH_TIMED_OUT, reason="no auth frame in time")
+            self._end_soon(AuthTimedOut("No auth frame came in time."))
 
     async def _recheck(self) -> None:
         """End the socket when its user or token may no longer use it."""
         while self._phase == "open":
             await asyncio.sleep(self.recheck_seconds)
             if not await database_sync_to_async(self._still_allowed)():
-                await self._close_with(NotAuthenticated("Sign in again: your access has changed."))
+                self._end_soon(NotAuthenticated("Sign in again: your access has changed."))
+                return
 
     def _still_allowed(self) -> bool:
         user = self._token_user() if self._token is not None else self._session_user()
@@ -223,9 +244,43 @@ class SocketConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]  # chann
     async def _close_with(self, error: MhError) -> None:
         if self._phase == "closed":
             return
-        code = NOT_ALLOWED if isinstance(error, NotAllowed) else NOT_SIGNED_IN
         self._phase = "closed"
-        await self.close(code, reason=error.message[:120])
+        code = next((c for kind, c in _CODES.items() if isinstance(error, kind)), NOT_SIGNED_IN)
+        # A close frame's reason has at most 123 bytes (RFC 6455, 5.5).
+        reason = error.message.encode()[:123].decode(errors="ignore")
+        await self.close(code, reason=reason)
+
+    async def socket_end(self, message: dict[str, Any]) -> None:
+        """Close for a reason of our own; dispatched like a frame of the client."""
+        await self._close_with(message["error"])
+
+    def _end_soon(self, error: MhError) -> None:
+        if not self._ending.done():
+            self._ending.set_result(error)
+
+    def _receive_or_end(self, receive: Receive) -> Receive:
+        """Return a ``receive`` that also brings our own end of the socket.
+
+        A close sent from another task while ``receive`` is pending never leaves granian.
+        """
+
+        async def merged() -> Message:
+            if self._end_told:
+                return await receive()
+            incoming = asyncio.ensure_future(receive())
+            try:
+                both: set[asyncio.Future[Any]] = {incoming, self._ending}
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            except asyncio.CancelledError:
+                incoming.cancel()
+                raise
+            if incoming.done():
+                return incoming.result()
+            incoming.cancel()
+            self._end_told = True
+            return {"type": "socket.end", "error": self._ending.result()}
+
+        return merged
 
     async def _invalid_frame(self, error: InvalidRequest) -> None:
         if self._phase == "waiting":

@@ -15,7 +15,7 @@ from audit.models import Event
 
 
 @admin.register(Event)
-class EventAdmin(ModelAdmin):  # type: ignore[misc]  # unfold has no types
+class EventAdmin(ModelAdmin):
     """Who did what, newest first."""
 
     list_display = ("created_at", "actor_name", "event", "show_outcome", "target", "message")
@@ -32,7 +32,7 @@ class EventAdmin(ModelAdmin):  # type: ignore[misc]  # unfold has no types
         "hash",
     )  # fmt: skip
 
-    @display(  # type: ignore[untyped-decorator]
+    @display(
         description="outcome",
         ordering="outcome",
         label={"success": "success", "failure": "danger", "refused": "warning"},

@@ -1,7 +1,7 @@
 """How much of a body the site receives, enforced before Django spools it to memory and disk."""
 
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from django.conf import settings
@@ -9,7 +9,7 @@ from django.conf import settings
 from accounts.requests import request_id_new
 from mhsite import errors
 
-Message = MutableMapping[str, Any]
+Message = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Any, Receive, Send], Awaitable[None]]

@@ -61,7 +61,7 @@ _STATUSES: Final = {
 }
 _ALWAYS: Final = ("400", "401", "403", "429")
 _WITH_BODY: Final = ("413", "422")
-_SECURITY: Final = [{"bearer": []}, {"session": []}]
+_SECURITY: Final[list[dict[str, list[str]]]] = [{"bearer": []}, {"session": []}]
 
 
 def complete(result: dict[str, Any], generator: Any, **_: Any) -> dict[str, Any]:

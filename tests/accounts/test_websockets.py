@@ -174,7 +174,9 @@ async def test_silence_closes_with_4408(db: None) -> None:
 
 async def test_somebody_who_may_not_is_closed_with_4403_and_recorded(guest: User) -> None:
     _, plain = await token_of(guest)
-    assert await close_code(socket(authorization=f"Bearer {plain}")) == 4403
+    connection = socket(authorization=f"Bearer {plain}")
+    assert await close_code(connection) == 4403
+    await connection.disconnect()
     (event,) = await refusals()
     assert (event.actor_name, event.target_id, event.surface) == ("gus", "/ws/echo/", "websocket")
     assert event.request_id

@@ -14,66 +14,79 @@ import websockets
 
 pytestmark = pytest.mark.process
 ROOT = Path(__file__).parents[2]
+APPLICATION = "mhsite.asgi:application"
 SERVERS = {
-    "uvicorn": ["-m", "uvicorn", "mhsite.asgi:application", "--host", "127.0.0.1", "--port"],
-    "daphne": ["-m", "daphne", "mhsite.asgi:application", "-b", "127.0.0.1", "-p"],
-    "granian": [
-        "-m",
-        "granian",
-        "mhsite.asgi:application",
-        "--interface",
-        "asgi",
-        "--host",
-        "127.0.0.1",
-        "--port",
-    ],
+    "uvicorn": ["uvicorn", APPLICATION, "--host", "127.0.0.1", "--port"],
+    "daphne": ["daphne", APPLICATION, "-b", "127.0.0.1", "-p"],
+    "granian": ["granian", APPLICATION, "--interface", "asgi", "--host", "127.0.0.1", "--port"],
 }
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("h")
-
-
-@pytest.fixture(scope="module", params=SERVERS)
-def port(request: pytest.FixtureRequest, home: Path, broker: str) -> Iterator[int]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        number: int = free.getsockname()[1]
+def ports(tmp_path_factory: pytest.TempPathFactory, broker: str) -> Iterator[dict[str, int]]:
+    """Every server, started at once."""
+    home = tmp_path_factory.mktemp("h")
     environment = {**os.environ, "MH_HOME": str(home), "REDIS_URL": broker}
-    subprocess.run(
-        [sys.executable, "manage.py", "migrate", "-v0"], cwd=ROOT, env=environment, check=True
-    )
-    process = subprocess.Popen(
-        [sys.executable, *SERVERS[request.param], str(number)],
-        cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    deadline = time.monotonic() + 60
+    migrate = [sys.executable, "manage.py", "migrate", "-v0"]
+    subprocess.run(migrate, cwd=ROOT, env=environment, check=True)
+    free = {name: free_port() for name in SERVERS}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", *command, str(free[name])],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for name, command in SERVERS.items()
+    ]
+    try:
+        for port in free.values():
+            wait_for(port)
+        yield free
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait(20)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_for(port: int) -> None:
+    deadline = time.monotonic() + 90
     while True:
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", number)) == 0:
-                break
-        assert process.poll() is None
-        assert time.monotonic() < deadline
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        assert time.monotonic() < deadline, "the server did not start"
         time.sleep(0.05)
-    yield number
-    process.terminate()
-    process.wait(20)
 
 
-async def code_of(url: str, *, first: str | None = None, **headers: str) -> int | None:
-    async with websockets.connect(url, additional_headers=headers) as connection:
+async def code_of(port: int, *, first: str | None = None, **headers: str) -> int | None:
+    url = f"ws://127.0.0.1:{port}/ws/status/"
+    async with websockets.connect(url, additional_headers=headers, open_timeout=30) as connection:
         if first is not None:
             await connection.send(first)
-        await asyncio.wait_for(connection.wait_closed(), 15)
+        await asyncio.wait_for(connection.wait_closed(), 20)
         return connection.close_code
 
 
-async def test_every_server_passes_the_close_codes_on(port: int) -> None:
-    url = f"ws://127.0.0.1:{port}/ws/status/"
-    codes = await asyncio.gather(
-        code_of(url, first='{"type": "ping"}'),
-        code_of(url, Authorization="Bearer mh_unknown"),
-        code_of(url),
-    )
-    assert codes == [4401, 4401, 4408]
+async def test_every_server_passes_the_close_codes_on(ports: dict[str, int]) -> None:
+    asked = {
+        (server, what): code_of(port, **how)  # type: ignore[arg-type]
+        for server, port in ports.items()
+        for what, how in {
+            "another first frame": {"first": '{"type": "ping"}'},
+            "a bad token": {"Authorization": "Bearer mh_unknown"},
+            "silence": {},
+        }.items()
+    }
+    codes = dict(zip(asked, await asyncio.gather(*asked.values()), strict=True))
+    expected = {"another first frame": 4401, "a bad token": 4401, "silence": 4408}
+    assert codes == {(server, what): expected[what] for server, what in asked}
