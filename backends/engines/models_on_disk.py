@@ -18,7 +18,7 @@ from backends.engines.base import ModelInfo
 
 #: Longest header a safetensors file may have, in bytes (https://github.com/huggingface/safetensors).
 SAFETENSORS_HEADER_MAX: Final = 100_000_000
-_WEIGHTS: Final = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
+_WEIGHTS: Final = ("*.safetensors", "*.bin", "*.pt")
 _INDEXES: Final = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 #: Names of a model's longest context in the configurations of its family, as vLLM reads them.
 _LENGTH_KEYS: Final = (
@@ -61,11 +61,12 @@ def hub_folder(environ: Mapping[str, str] = os.environ) -> Path:
 def resolve(model: str, places: Places, revision: str | None = None) -> Path | None:
     """Return the folder of ``model``, or None if it is not on this machine.
 
-    An absolute path names itself. A name is looked for among the folders first, then in the caches. The
+    An absolute path (``~/`` too) names itself. A name is looked for among the folders first, then in the caches. The
     folder exists; whether it can be served is ``problem_of``'s to say.
     """
-    if Path(model).is_absolute():
-        return Path(model) if Path(model).exists() else None
+    path = Path(model).expanduser() if model.startswith("~/") else Path(model)
+    if path.is_absolute():
+        return path if path.exists() else None
     if not _is_name(model):
         return None
     for folder in places.folders:

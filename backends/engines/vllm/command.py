@@ -20,8 +20,11 @@ GIB: Final = 2**30
 
 def model_places(options: VllmOptions) -> Places:
     """Return where models are looked for: mh's own, the site's folders, the Hugging Face cache."""
-    folders = (places.models_folder(), *(Path(folder) for folder in settings.MH_MODELS_DIRS))
-    first = (Path(options.downloadDir),) if options.downloadDir else ()
+    folders = (
+        places.models_folder(),
+        *(Path(folder).expanduser() for folder in settings.MH_MODELS_DIRS),
+    )
+    first = (Path(options.downloadDir).expanduser(),) if options.downloadDir else ()
     return Places(folders=folders, hubs=(*first, hub_folder()))
 
 

@@ -96,7 +96,7 @@ def _model(options: VllmOptions) -> Iterator[Problem]:
 
 
 def _not_here(options: VllmOptions) -> str:
-    if Path(options.model).is_absolute():
+    if options.model.startswith(("/", "~/")):
         return f"{options.model} does not exist."
     here = names_like(inventory(model_places(options)))
     offer = (

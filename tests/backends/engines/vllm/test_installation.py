@@ -90,6 +90,7 @@ def test_detection_is_quick(make_python: MakePython) -> None:
     make_python(folder)
     (folder / places.MARKER).write_text("{}")
     VllmEngine().detect()
-    started = time.perf_counter()
+    # Processor time: others on the machine do not count.
+    started = time.process_time()
     VllmEngine().detect()
-    assert time.perf_counter() - started < 0.1
+    assert time.process_time() - started < 0.1
