@@ -120,7 +120,7 @@ def test_a_person_starts_vllm_chats_and_stops_it(watched: Watched, site: Site) -
     site.stopped()
     page = watched.page
     sign_in(page)
-    expect(page.locator("#mh-live")).to_have_text("Live")
+    expect(page.locator("[data-live-text]")).to_have_text("Live")
     expect_state(page, "Stopped", 10)
     expect(page.locator("#mh-prompt")).to_be_disabled()
     expect(page.locator("#mh-chat-hint")).to_have_text("Start vLLM to chat.")
@@ -190,7 +190,7 @@ def test_the_page_says_when_it_is_stale_and_comes_back_by_itself(
 ) -> None:
     page = watched.page
     sign_in(page)
-    live = page.locator("#mh-live")
+    live = page.locator("[data-live-text]")
     expect(live).to_have_text("Live")
     site.child("web").kill()
     expect(live).to_have_text(re.compile(r"Reconnecting… last update \d+ s ago"), timeout=10_000)
