@@ -11,13 +11,13 @@ from backends.engines.base import Progress
 
 #: What each line of a start means, and the share of the usual time that has passed when it is written.
 STAGES: Final[tuple[tuple[str, float, str], ...]] = (
-    ("non-default args", 0.25, "reading the model's configuration"),
-    ("Resolved architecture", 0.27, "configuring the engine"),
-    ("Initializing a V1 LLM engine", 0.52, "starting the workers"),
-    ("Starting to load model", 0.80, "loading weights"),
-    ("Loading weights took", 0.82, "preparing the cache"),
-    ("init engine", 0.90, "starting the server"),
-    ("Starting vLLM server on", 0.97, "opening the port"),
+    ("non-default args", 0.33, "reading the model's configuration"),
+    ("Resolved architecture", 0.34, "configuring the engine"),
+    ("Initializing a V1 LLM engine", 0.62, "starting the workers"),
+    ("Starting to load model", 0.88, "loading weights"),
+    ("Loading weights took", 0.90, "preparing the cache"),
+    ("init engine", 0.95, "starting the server"),
+    ("Starting vLLM server on", 0.99, "opening the port"),
     ("Application startup complete.", 1.0, "ready"),
 )
 REASON_MAX: Final = 600
