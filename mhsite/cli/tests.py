@@ -28,7 +28,8 @@ def run_tests(arguments: Sequence[str], *, quiet: bool) -> dict[str, int]:
     if arguments:
         return {"pytest": _pytest(arguments, quiet=quiet)}
     results = {"install": _install(quiet=quiet)}
-    unit = ("-n", "2", "-m", "not engine and not browser")
+    # By file: those that share a running site share its one start, too.
+    unit = ("-n", "2", "--dist", "loadfile", "-m", "not engine and not browser")
     results["unit"] = _pytest(unit, quiet=quiet)
     ends = _pytest(("-m", "engine or browser"), quiet=quiet)
     results["end to end"] = 0 if ends == NOTHING_COLLECTED else ends
