@@ -22,7 +22,7 @@ from accounts.errors import (
 )
 
 
-class MethodNotAllowed(MhError):  # noqa: N818 - as its siblings in accounts.errors
+class MethodNotAllowed(MhError):
     """The path exists, and not with this method. ``allowed`` goes into the ``Allow`` header."""
 
     status, type, code = 405, "invalid_request_error", "method_not_allowed"

@@ -19,6 +19,8 @@ from audit import append_only
 from backends import bus
 from mhsite import home
 
+# Hashing a password on purpose takes long; tests make many users.
+settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 sys.path.insert(0, str(Path(__file__).parent / "fakes" / "plugin"))
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 EVENT_MAX = 16 * 1024 * 1024
 
 
-class EventTooLong(ValueError):  # noqa: N818 - it is a limit
+class EventTooLong(ValueError):
     """More than ``EVENT_MAX`` bytes came without the end of an event."""
 
 

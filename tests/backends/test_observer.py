@@ -30,7 +30,7 @@ def running(
         assert backend.row.state == State.READY
         return backend
 
-    yield make
+    return make
 
 
 def observe_until(done: Callable[[], bool], seconds: float = 5.0) -> Observer:

@@ -366,9 +366,7 @@ def test_an_unknown_backend_is_named_with_those_there_are(
         services.backend_start(actor=owner_actor, name="nope")
 
 
-def test_without_a_worker_it_says_so(
-    fake: Callable[..., FakeBackend], owner_actor: Actor
-) -> None:
+def test_without_a_worker_it_says_so(fake: Callable[..., FakeBackend], owner_actor: Actor) -> None:
     fake()
     with pytest.raises(WorkerUnavailable, match="mh up"):
         services.backend_start(actor=owner_actor, name="fake")
@@ -390,9 +388,7 @@ def test_secrets_are_kept_encrypted_and_never_shown(
         ask(owner_actor, options={"apiKey": "other"})
 
 
-def test_a_secret_reaches_the_engine(
-    fake: Callable[..., FakeBackend], owner_actor: Actor
-) -> None:
+def test_a_secret_reaches_the_engine(fake: Callable[..., FakeBackend], owner_actor: Actor) -> None:
     backend = fake()
     services.backend_configure(actor=owner_actor, name="fake", options={"apiKey": "s3cret-key"})
     row = ask(owner_actor)
