@@ -248,6 +248,7 @@ def operation_view(operation: Mapping[str, Any], title: str, *, said: str = "") 
     present, past = OPERATION_WORDS.get(operation["kind"], (operation["kind"].capitalize(),) * 2)
     outcome = OUTCOME_WORDS.get(operation["state"], operation["state"])
     error = operation.get("error") or {}
+    steps = tuple(_step(step, said=error.get("message")) for step in operation["steps"])
     if error.get("message") == said:
         error = {}
     return OperationView(
@@ -258,7 +259,7 @@ def operation_view(operation: Mapping[str, Any], title: str, *, said: str = "") 
         title=f"{present} {title}" if is_open else f"{past} {outcome}",
         progress=operation["progress"],
         aside=_aside(operation),
-        steps=tuple(_step(step) for step in operation["steps"]),
+        steps=steps,
         error=error.get("message", ""),
         detail=error.get("detail", ""),
     )
@@ -273,7 +274,7 @@ def _aside(operation: Mapping[str, Any]) -> str:
     return f"about {duration_text(left)} left" if left else ""
 
 
-def _step(step: Mapping[str, Any]) -> Step:
+def _step(step: Mapping[str, Any], *, said: str | None) -> Step:
     took = ""
     if step["finished_at"]:
         started = datetime.fromisoformat(step["started_at"])
@@ -283,7 +284,7 @@ def _step(step: Mapping[str, Any]) -> Step:
     return Step(
         state=step["state"],
         word=STEP_WORDS.get(step["name"], step["name"].capitalize()),
-        message=step["message"],
+        message="" if step["message"] == said else step["message"],
         took=took,
     )
 

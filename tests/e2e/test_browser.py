@@ -99,6 +99,7 @@ def button(page: Page, name: str) -> Locator:
 
 def shoot(page: Page, name: str) -> None:
     """Keep the page as a person sees it: both themes, wide and narrow, nothing wider than the window."""
+    page.mouse.move(0, 0)
     for theme in ("light", "dark"):
         page.evaluate(
             "theme => document.documentElement.classList.toggle('dark', theme)", theme == "dark"
@@ -130,8 +131,8 @@ def test_a_person_starts_vllm_chats_and_stops_it(watched: Watched, site: Site) -
     expect_state(page, "Starting", 15)
     expect(card(page).locator("[data-operation-title]")).to_have_text("Starting vLLM")
     expect(card(page).locator("[data-step-state=running]")).to_be_visible()
-    expect(button(page, "Stop vLLM")).to_be_visible()
-    expect(button(page, "Start vLLM")).to_be_hidden()
+    expect(button(page, "Stop vLLM")).to_be_enabled()
+    expect(button(page, "Start vLLM")).to_be_disabled()
     running = card(page).locator("[data-step-state=running] .mh-step__message")
     expect(running).not_to_be_empty(timeout=90_000)
     shoot(page, "starting")

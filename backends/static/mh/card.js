@@ -83,15 +83,16 @@ export class Card {
     }
   }
 
+  /** Buttons keep their places: what a second click lands on must be what the first one meant. */
   renderButtons(state) {
-    const forms = [...this.root.querySelectorAll("form[data-action]")];
-    const wanted = forms.filter((form) => this.config.actions[form.dataset.action].includes(state));
-    // First what appears, then what goes: the focus then has somewhere to move on to.
-    for (const form of wanted) {
-      show(form, true);
-    }
-    for (const form of forms.filter((other) => !wanted.includes(other))) {
-      show(form, false, () => (wanted[0] ?? this.operation.root).querySelector("button, summary"));
+    for (const form of this.root.querySelectorAll("form[data-action]")) {
+      const button = form.querySelector("button");
+      const wanted = this.config.actions[form.dataset.action].includes(state);
+      const focused = button === document.activeElement;
+      button.disabled = !wanted;
+      if (focused && !wanted) {
+        this.operation.focus();
+      }
     }
   }
 

@@ -51,6 +51,14 @@ export class OperationView {
     tell(hook(this.root, "operation-detail"), fresh ? error.detail : "");
   }
 
+  summary() {
+    return hook(this.root, "operation-fold").querySelector("summary");
+  }
+
+  focus() {
+    this.summary().focus();
+  }
+
   renderCancel(operation) {
     if (!this.cancelForm) {
       return;
@@ -59,7 +67,7 @@ export class OperationView {
     if (!isOpen(operation)) {
       button.disabled = false;
     }
-    show(this.cancelForm, isOpen(operation), () => hook(this.root, "operation-fold").querySelector("summary"));
+    show(this.cancelForm, isOpen(operation), () => this.summary());
   }
 
   words(operation) {
@@ -84,7 +92,7 @@ export class OperationView {
         this.config.stepWords[step.name] ?? step.name,
         make("span", { class: "mh-hidden" }, `, ${step.state}`),
       ),
-      make("span", { class: "mh-step__message" }, step.message),
+      make("span", { class: "mh-step__message" }, step.message === this.operation.error?.message ? "" : step.message),
       make("span", { class: "mh-step__took" }, took),
     );
   }
