@@ -154,6 +154,14 @@ def test_a_person_starts_vllm_chats_and_stops_it(watched: Watched, site: Site) -
     expect(card(page).locator("[data-fact=in_flight]")).to_have_text("0")
     shoot(page, "ready")
 
+    page.locator("#mh-prompt").fill("Count from 1 to 500, all numbers in words.")
+    page.locator("#mh-prompt").press("Enter")
+    expect(answer.last).not_to_be_empty(timeout=60_000)
+    button(page, "Stop").click()
+    expect(page.locator("[data-chat-usage]").last).to_have_text("Stopped.")
+    expect(card(page).locator("[data-fact=in_flight]")).to_have_text("0")
+    expect(page.locator("#mh-prompt")).to_be_focused()
+
     card(page).get_by_text("Show log").click()
     expect(card(page).locator("[data-log-text]")).to_contain_text("Application startup complete")
 
