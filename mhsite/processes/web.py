@@ -62,7 +62,6 @@ def _granian(host: str, port: int) -> None:
         log_dictconfig={"root": {"handlers": []}},
         respawn_failed_workers=True,
         workers_kill_timeout=GRACE,
-        process_name="mh-web",
     )
     server.serve(target_loader=_granian_application, wrap_loader=False)
 

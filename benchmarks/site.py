@@ -1,0 +1,101 @@
+"""A site for benchmarks: `mh up` in a temporary home, with the fake engine started behind it."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+PLUGIN = ROOT / "tests" / "fakes" / "plugin"
+READY_SECONDS = 120
+
+
+@dataclass
+class Site:
+    """Where the site and its engine answer, and the process that is measured."""
+
+    url: str
+    engine_url: str
+    token: str
+    web: psutil.Process
+
+    def cpu_seconds(self) -> float:
+        """CPU time the web server has used so far, with that of its own processes."""
+        family = [self.web, *self.web.children(recursive=True)]
+        return sum(sum(process.cpu_times()[:2]) for process in family)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(server: str, engine_arguments: str) -> Iterator[Site]:
+    """Bring the site up on ``server`` and start the fake engine; take all of it down at the end."""
+    with tempfile.TemporaryDirectory(prefix="mhb-") as home:
+        env = {
+            **os.environ,
+            "MH_HOME": home,
+            "MH_ASGI": server,
+            "MH_PORT": "0",
+            "MH_DEMO": "0",
+            "MH_OWNER_PASSWORD": "benchmark-password",
+            "MH_FAKE_PORT": str(free_port()),
+            "MH_FAKE_ARGS": engine_arguments,
+            "MH_LOG_LEVEL": "WARNING",
+            "PYTHONPATH": str(PLUGIN),
+        }
+        output = Path(home) / "up.out"
+        with output.open("wb") as out:
+            up = subprocess.Popen(_mh("up"), cwd=ROOT, env=env, stdout=out, stderr=out)
+        try:
+            url = _wait_ready(up, output)
+            _call(env, "backend", "start", "fake", "--json")
+            token = _call(env, "token", "create", "--name", "benchmark", "--json")["token"]
+            engine = f"http://127.0.0.1:{env['MH_FAKE_PORT']}"
+            yield Site(url.rstrip("/"), engine, str(token), _web(up.pid))
+        finally:
+            up.send_signal(signal.SIGINT)
+            up.wait(60)
+
+
+def _mh(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "mhsite.cli", *arguments]
+
+
+def _call(env: dict[str, str], *arguments: str) -> dict[str, object]:
+    ended = subprocess.run(
+        _mh(*arguments), cwd=ROOT, env=env, capture_output=True, text=True, check=False
+    )
+    if ended.returncode != 0:
+        raise SystemExit(f"mh {' '.join(arguments)}: {ended.stdout}{ended.stderr}")
+    return dict(json.loads(ended.stdout))
+
+
+def _wait_ready(up: "subprocess.Popen[bytes]", output: Path) -> str:
+    deadline = time.monotonic() + READY_SECONDS
+    while (found := re.search(r"mh is ready: (\S+)", output.read_text())) is None:
+        if up.poll() is not None or time.monotonic() > deadline:
+            raise SystemExit(f"the site did not come up:\n{output.read_text()}")
+        time.sleep(0.1)
+    return found[1]
+
+
+def _web(up: int) -> psutil.Process:
+    for process in psutil.Process(up).children(recursive=True):
+        if process.cmdline()[-2:] == ["mhsite.processes.child", "web"]:
+            return process
+    raise SystemExit("the site has no web server")
