@@ -8,8 +8,9 @@ and is logged as one.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,6 +28,9 @@ class Options(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True)
+
+    #: Options that ``etc/llm-backend.json`` calls by another name: field to name in the file.
+    file_names: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
     def fields_with(cls, fact: str) -> frozenset[str]:
@@ -109,6 +113,8 @@ class Launch:
     start_timeout: float = 600.0
     #: Seconds between TERM and KILL.
     stop_timeout: float = 10.0
+    #: Whether a start ends with ``Engine.warm_up``; False leaves loading to the first request.
+    warm: bool = field(default=True, compare=False)
 
     @property
     def endpoint(self) -> str:
@@ -154,6 +160,78 @@ class Metrics:
     #: Means since the start, in seconds.
     ttft_seconds: float | None = None
     inter_token_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A model in the memory of a running engine."""
+
+    id: str
+    #: As the engine says; None where it does not.
+    size_bytes: int | None = None
+    #: The part of it in GPU memory.
+    vram_bytes: int | None = None
+    #: Longest prompt and answer it was loaded for, in tokens.
+    context_length: int | None = None
+    #: When it leaves by itself; None: never, or not said.
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelDetails:
+    """What an engine knows of one of its models; empty or None where it does not say."""
+
+    id: str
+    family: str = ""
+    #: For a person: ``14.8B``.
+    parameters: str = ""
+    quantization: str = ""
+    context_length: int | None = None
+    #: ``completion``, ``tools``, ``thinking``, ``vision``, ``embedding`` …
+    capabilities: tuple[str, ...] = ()
+    #: Options the model brings along, as the engine prints them.
+    defaults: str = ""
+    template: str = ""
+    license: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """How far a download is."""
+
+    #: What is being done, for a person.
+    message: str
+    completed_bytes: int = 0
+    #: Of the parts known so far: it can grow. 0 while nothing is known.
+    total_bytes: int = 0
+
+    @property
+    def fraction(self) -> float:
+        """0 to 1 of the parts known so far."""
+        return min(1.0, self.completed_bytes / self.total_bytes) if self.total_bytes else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningServer:
+    """An engine that answers where the options say, whoever started it."""
+
+    endpoint: str
+    version: str
+    #: Model in memory, or None.
+    model: str | None = None
+    #: Who listens there; None where that is not ours to see.
+    pid: int | None = None
+    #: The systemd unit it belongs to, ``ollama.service``; empty when none is known.
+    unit: str = ""
+
+
+#: Asked every 0.1 s or so during long work: true to give it up. It may also raise, which ends the work too.
+Cancelled = Callable[[], bool]
+
+
+def never() -> bool:
+    """Be a ``Cancelled`` that lets the work go on."""
+    return False
 
 
 class Engine(ABC):
@@ -221,6 +299,92 @@ class Engine(ABC):
     @abstractmethod
     def failure_reason(self, log_tail: Sequence[str]) -> str:
         """Return the line of the log that says why it failed, cleaned for a person; empty if none does."""
+
+    def running(self, options: Any, *, timeout: float) -> RunningServer | None:  # noqa: ARG002
+        """Return the engine that answers at the endpoint of ``options``, ours or somebody else's.
+
+        None when nothing answers there, or another program does. Whether it is one of ours is the
+        caller's to check. Engines that cannot be attached keep this default.
+        """
+        return None
+
+    def models_of(self, target: Target, *, timeout: float) -> list[ModelInfo]:
+        """List the models a running engine offers: of one whose folders we may not read."""
+        raise NotImplementedError(self._cannot("list the models of a running server"))
+
+    def loaded(self, target: Target, *, timeout: float) -> list[LoadedModel]:
+        """Return every model in memory now."""
+        model = self.loaded_model(target, timeout=timeout)
+        return [] if model is None else [LoadedModel(id=model)]
+
+    def load(
+        self,
+        target: Target,
+        model: str,
+        *,
+        timeout: float,
+        cancelled: Cancelled = never,
+    ) -> None:
+        """Put ``model`` into memory; return when the engine says that it is there.
+
+        Raises:
+            UnknownModel: the engine does not have it.
+            StartFailed: it could not be loaded; ``detail`` says why.
+            OperationCancelled: ``cancelled`` said so; the engine was told to give up.
+        """
+        raise NotImplementedError(self._cannot(f"load {model}"))
+
+    def unload(self, target: Target, model: str, *, timeout: float) -> None:
+        """Take ``model`` out of memory; return when the engine says that it is gone.
+
+        Requests in flight finish first. A model that is not in memory is no error.
+
+        Raises:
+            StopFailed: it is still there after ``timeout`` seconds.
+        """
+        raise NotImplementedError(self._cannot(f"unload {model}"))
+
+    def park(self, target: Target, *, timeout: float) -> None:
+        """Give all memory back and stay alive (``capabilities.park``); raises ``StopFailed``."""
+        raise NotImplementedError(self._cannot("be parked"))
+
+    def unpark(
+        self,
+        target: Target,
+        *,
+        timeout: float,
+        cancelled: Cancelled = never,
+    ) -> None:
+        """Undo ``park``: ``target.served_model`` answers again. Raises as ``load`` does."""
+        raise NotImplementedError(self._cannot("be parked"))
+
+    def show(self, target: Target, model: str, *, timeout: float) -> ModelDetails:
+        """Return what the running engine knows of ``model``; raises ``UnknownModel``."""
+        raise NotImplementedError(self._cannot(f"describe {model}"))
+
+    def pull(
+        self,
+        target: Target,
+        model: str,
+        *,
+        report: Callable[[Transfer], None],
+        cancelled: Cancelled = never,
+    ) -> None:
+        """Download ``model`` (``capabilities.pull``); what was downloaded before is kept.
+
+        Raises:
+            UnknownModel: the registry has no such model.
+            UpstreamFailed: the download failed; the message says why.
+            OperationCancelled: ``cancelled`` said so; the engine was told to stop.
+        """
+        raise NotImplementedError(self._cannot(f"download {model}"))
+
+    def delete(self, target: Target, model: str, *, timeout: float) -> None:
+        """Delete ``model`` from this machine (``capabilities.delete``); raises ``UnknownModel``."""
+        raise NotImplementedError(self._cannot(f"delete {model}"))
+
+    def _cannot(self, what: str) -> str:
+        return f"{self.title} cannot {what}."
 
     def install(self, report: "InstallReport") -> None:
         """Install the engine on this machine, resumable. Engines installed otherwise keep this default."""
