@@ -9,6 +9,7 @@ import logging
 import time
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import httpx
 from django.conf import settings
@@ -16,7 +17,7 @@ from django.db import DatabaseError, connections
 
 from accounts.actors import Actor
 from accounts.errors import MhError
-from backends import bus, gpu, lifecycle, selectors, services, supervisor
+from backends import bus, gpu, leases, lifecycle, selectors, services, supervisor
 from backends.lifecycle import State
 from backends.models import OPEN_OPERATION_STATES, Backend, Operation
 from backends.words import exit_in_words
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 LOOK_SECONDS: Final = 0.25
 PROBE_SECONDS: Final = 1.0
 PROBE_TIMEOUT: Final = 2.0
+#: Missed probes after which it is asked whether the engine still has its port.
+CLOSED_AFTER_MISSES: Final = 2
 _LOG_LINES: Final = 400
 #: Keys of a snapshot that change all the time; a change in them alone is no news.
 _NO_NEWS: Final = ("observed_at",)
@@ -58,7 +61,7 @@ class Observer:
 
     def look(self) -> None:
         """Look once."""
-        rows = list(Backend.objects.filter(node=self.node))
+        rows = [row for row in selectors.backend_list() if row.node == self.node]
         busy = self._busy()
         for row in rows:
             if row.name not in busy:
@@ -88,15 +91,33 @@ class Observer:
             logger.warning("keeper of %s is gone; taking its place", row.name)
             supervisor.adopt(inst)
 
+    def _check_port(self, row: Backend) -> None:
+        """Clear away an engine that has closed its port, whatever of it still lives.
+
+        vLLM hangs like that when somebody sends it TERM while a stream is open.
+        """
+        inst = selectors.backend_instance(row)
+        if inst is None or self.missed.get(row.name, 0) < CLOSED_AFTER_MISSES:
+            return
+        if supervisor.owns_listener(inst, urlsplit(row.endpoint).port or 0):
+            return
+        self._clear_away(row, inst, "closed its port without being asked to by this site")
+
     def _died(self, row: Backend, inst: supervisor.Instance, seen: supervisor.Inspection) -> None:
-        """The engine ended by itself: clear away what is left of it, then say so."""
+        """The engine ended by itself."""
+        how = f" ({exit_in_words(seen.exit)})" if seen.exit else ""
+        self._clear_away(row, inst, f"ended unexpectedly{how}")
+
+    def _clear_away(self, row: Backend, inst: supervisor.Instance, what: str) -> None:
+        """End those who still wait for the engine, and what is left of it; then say what happened."""
+        leases.cut(row.name)
         try:
-            supervisor.stop(inst, grace=2.0)
+            supervisor.stop(inst, grace=1.0)
         except MhError as exc:
             logger.error("leftovers of %s: %s", row.name, exc.message)  # noqa: TRY400
-        how = f" ({exit_in_words(seen.exit)})" if seen.exit else ""
-        reason = selectors.backend_engine(row).failure_reason(supervisor.log_tail(inst, _LOG_LINES))
-        self._fail(row, f"{self._title(row)} ended unexpectedly{how}.", reason)
+        engine = selectors.backend_engine(row)
+        reason = engine.failure_reason(supervisor.log_tail(inst, _LOG_LINES))
+        self._fail(row, f"{engine.title} {what}.", reason)
 
     def _fail(self, row: Backend, failure: str, detail: str) -> None:
         services.backend_transition(
@@ -153,6 +174,7 @@ class Observer:
         self.missed[row.name] = 0 if healthy else self.missed.get(row.name, 0) + 1
         if counted:
             self._move_by_health(row)
+            self._check_port(row)
         return metrics
 
     def _move_by_health(self, row: Backend) -> None:

@@ -14,8 +14,8 @@ from django.db.models import F
 from accounts.actors import Actor
 from accounts.permissions import Permission, is_allowed
 from backends import bus, leases, lifecycle, secrets, supervisor
+from backends.engines import registry
 from backends.engines.base import Engine, Launch, ModelInfo, Target
-from backends.engines.registry import engine as engine_named
 from backends.errors import BackendNotRunning, InvalidOptions, UnknownBackend, UnknownOperation
 from backends.lifecycle import State
 from backends.models import (
@@ -66,13 +66,18 @@ def backend_get(name: str) -> Backend:
 
 
 def backend_list() -> list[Backend]:
-    """Return all backends by name."""
-    return list(Backend.objects.all())
+    """Return the backends by name; one whose plugin is gone is kept in the database and not shown."""
+    return list(Backend.objects.filter(engine__in=engine_names()))
+
+
+def engine_names() -> list[str]:
+    """Return the names of the engine plugins that work here."""
+    return sorted(registry.engines())
 
 
 def backend_engine(backend: Backend) -> Engine:
     """Return the plugin that runs ``backend``."""
-    return engine_named(backend.engine)
+    return registry.engine(backend.engine)
 
 
 def backend_options(backend: Backend, changes: dict[str, Any] | None = None) -> Any:
@@ -163,7 +168,10 @@ def switchboard() -> Switchboard:
 
 def active_backend() -> Backend | None:
     """Return the active backend: the one chosen, else the first there is."""
-    return switchboard().active_backend or Backend.objects.first()
+    chosen = switchboard().active_backend
+    if chosen is not None and chosen.engine in engine_names():
+        return chosen
+    return next(iter(backend_list()), None)
 
 
 def serving_target(name: str | None = None) -> ServingTarget:
@@ -202,7 +210,7 @@ def _retry_after(backend: Backend) -> int | None:
 def serving_targets() -> list[ServingTarget]:
     """Return every backend that takes requests now, the active one first."""
     active = active_backend()
-    rows = Backend.objects.filter(state__in=[state.value for state in lifecycle.SERVING])
+    rows = [row for row in backend_list() if lifecycle.is_serving(State(row.state))]
     ordered = sorted(rows, key=lambda row: active is None or row.pk != active.pk)
     return [ServingTarget(row.name, row.engine, backend_target(row)) for row in ordered]
 

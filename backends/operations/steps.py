@@ -22,6 +22,8 @@ POLL_SECONDS: Final = 0.05
 #: Seconds a readiness request may take; while weights load, an engine can be slow to answer.
 _PROBE_TIMEOUT: Final = 2.0
 _LOG_LINES: Final = 400
+#: Seconds given to holders of leases to return them once cut; they look once a second.
+CUT_SECONDS: Final = 2.0
 
 
 def preflight(ctx: Context) -> None:
@@ -105,13 +107,24 @@ def release(ctx: Context) -> None:
     backend = ctx.backend
     inst = ctx.instance
     services.backend_transition(actor=ctx.actor, name=backend.name, to=State.STOPPING)
-    leases.cut(backend.name)
+    _cut_requests(backend.name)
     ctx.say(f"stopping {ctx.engine.title}", 0.3)
     _stop_instances(ctx, inst)
     services.backend_transition(
         actor=ctx.actor, name=backend.name, to=State.STOPPED, instance_id="", model="", endpoint=""
     )
     leases.gate_open(backend.name)
+
+
+def _cut_requests(backend: str) -> None:
+    """End what is still in flight, and give its holders the time to hear of it.
+
+    vLLM that gets TERM with an open stream never ends by itself.
+    """
+    leases.cut(backend)
+    deadline = time.monotonic() + CUT_SECONDS
+    while leases.in_flight(backend) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
 
 
 def _stop_instances(ctx: Context, current: supervisor.Instance | None) -> None:

@@ -1,10 +1,13 @@
 """The observer on real processes: what happens by itself is seen, said, and cleared away."""
 
+import json
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 
+import httpx
 import psutil
 import pytest
 from django.conf import settings
@@ -63,6 +66,28 @@ def test_an_engine_that_is_killed_is_failed_with_the_reason_and_nothing_is_left(
     assert not any(psutil.pid_exists(pid) for pid in pids)
     event = Event.objects.get(event="backend.failed")
     assert (event.actor_name, event.target_id) == ("system", "fake")
+
+
+def test_an_engine_told_to_end_by_somebody_else_that_hangs_on_an_open_stream_is_cleared_away(
+    running: Callable[..., FakeBackend],
+) -> None:
+    backend = running()
+    habits = {"behaviour": ["hang-on-term", "silent"]}
+    httpx.post(f"http://127.0.0.1:{backend.port}/_fake/behaviour", json=habits)
+    url = f"http://127.0.0.1:{backend.port}/v1/chat/completions"
+    body = {"model": "fake-model", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+    with socket.create_connection(("127.0.0.1", backend.port)) as client:
+        data = json.dumps(body).encode()
+        client.sendall(
+            f"POST {url} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(data)}\r\n\r\n".encode()
+            + data
+        )
+        pids = backend.pids()
+        os.kill(engine_pid(backend), signal.SIGTERM)
+        observe_until(lambda: backend.row.state == State.FAILED, seconds=20)
+    assert "closed its port" in backend.row.failure
+    assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
 def test_a_snapshot_says_what_is_installed_and_how_much_memory_it_takes(
