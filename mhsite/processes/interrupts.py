@@ -17,9 +17,10 @@ class Interrupts:
         self._count = 0
 
     def install(self) -> None:
-        """Take over the signals."""
+        """Take over the signals; nohup's promise, that a hang-up is ignored, is kept."""
         for signum in SIGNALS:
-            signal.signal(signum, self._received)
+            if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:
+                signal.signal(signum, self._received)
 
     def _received(self, _signum: int, _frame: FrameType | None) -> None:
         self._count += 1
