@@ -11,7 +11,7 @@ compared with them by ``tests/backends/engines/ollama/test_fake_ollama.py``. Run
 this. Any plain name can be pulled, but those that begin with ``missing``.
 
 Habits (``FAKE_OLLAMA_HABITS``, comma-separated; while it runs ``POST /_fake/habits {"habits": […]}``,
-and ``GET /_fake/state`` says what it saw):
+``GET /_fake/state`` says what it saw, ``POST /_fake/reset`` makes it forget):
 
 =================== ==========================================================================
 ``load=S``          a load takes S seconds (0.02)
@@ -620,6 +620,7 @@ class FakeOllama:
             "/v1/chat/completions": {"POST": self._v1_chat},
             "/_fake/state": {"GET": self._state},
             "/_fake/habits": {"POST": self._set_habits},
+            "/_fake/reset": {"POST": self._reset},
         }
 
     async def run(self) -> int:
@@ -876,18 +877,24 @@ class FakeOllama:
             async for word in self.ask(runner, words, self.habits.number("token", 0)):
                 yield answer.frame(word)
                 count += 1
-                self._misbehave(runner, count)
+                await self._misbehave(runner, count)
         except (OSError, EOFError):
             yield {"error": "an error was encountered while running the model: unexpected EOF"}
             return
         yield answer.final(count)
 
-    def _misbehave(self, runner: Runner, count: int) -> None:
+    async def _misbehave(self, runner: Runner, count: int) -> None:
+        """What the runner has said beyond these tokens already is lost with it."""
+        import asyncio
+
         habits = self.habits
         if habits.has("hang-after") and count == habits.number("hang-after", 3):
             os.kill(runner.process.pid, signal.SIGSTOP)
+            await asyncio.to_thread(runner.process.wait)
+            raise EOFError
         if habits.has("crash-after") and count == habits.number("crash-after", 3):
             runner.process.kill()
+            raise EOFError
         if habits.has("die-after") and count == habits.number("die-after", 3):
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -1171,6 +1178,14 @@ class FakeOllama:
 
     async def _set_habits(self, request: web.Request) -> web.Response:
         self.habits = Habits((await request.json()).get("habits", []))
+        return reply({})
+
+    async def _reset(self, _request: web.Request) -> web.Response:
+        """Be as new: nothing in memory, no habits."""
+        self.habits = Habits([])
+        for runner in list(self.scheduler.runners.values()):
+            await self.scheduler.drop(runner)
+        self.loads = self.started = self.aborted = 0
         return reply({})
 
 

@@ -121,14 +121,16 @@ class _Request(threading.Thread):
 
     async def _exchange(self) -> None:
         timeout = httpx.Timeout(self._silence, connect=_CONNECT_TIMEOUT)
-        async with httpx.AsyncClient(trust_env=False, timeout=timeout, verify=False) as client:  # noqa: S501 — plain HTTP only
-            async with client.stream("POST", self._url, json=self._body) as response:
-                if response.status_code != httpx.codes.OK:
-                    body = (await response.aread()).decode(errors="replace")
-                    raise Refused.of(response.status_code, body)
-                async for line in response.aiter_lines():
-                    if line.strip():
-                        self._inbox.put(_parsed(line))
+        async with (
+            httpx.AsyncClient(trust_env=False, timeout=timeout, verify=False) as client,  # noqa: S501 — plain HTTP only
+            client.stream("POST", self._url, json=self._body) as response,
+        ):
+            if response.status_code != httpx.codes.OK:
+                body = (await response.aread()).decode(errors="replace")
+                raise Refused.of(response.status_code, body)
+            async for line in response.aiter_lines():
+                if line.strip():
+                    self._inbox.put(_parsed(line))
 
 
 def _parsed(line: str) -> Line:

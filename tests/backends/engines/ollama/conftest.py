@@ -1,7 +1,7 @@
 """Fake Ollama servers: real processes, each with a models folder of its own."""
 
 import os
-import signal
+import shutil
 import socket
 import subprocess
 import sys
@@ -74,40 +74,72 @@ class Server:
 Serve = Callable[..., Server]
 
 
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Serve]:
-    """Start fakes: ``serve("load=1", version="0.24.0", OLLAMA_NUM_PARALLEL="2")``."""
-    servers: list[Server] = []
+class Pool:
+    """Servers that tests use one after the other: starting one takes half a second."""
 
-    def start(*habits: str, version: str = "0.32.15", **variables: str) -> Server:
-        store = tmp_path / f"models{len(servers)}"
-        fake_ollama.add_model(store, MODEL)
-        port = free_port()
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._idle: dict[Any, list[Server]] = {}
+        self._all: list[Server] = []
+
+    def take(self, version: str, variables: dict[str, str]) -> Server:
+        idle = self._idle.setdefault((version, tuple(sorted(variables.items()))), [])
+        server = idle.pop() if idle else self._start(version, variables)
+        shutil.rmtree(server.store, ignore_errors=True)
+        fake_ollama.add_model(server.store, MODEL)
+        return server
+
+    def give_back(self, server: Server, version: str, variables: dict[str, str]) -> None:
+        if server.process.poll() is None:
+            server.client.post("/_fake/reset")
+            self._idle[version, tuple(sorted(variables.items()))].append(server)
+
+    def _start(self, version: str, variables: dict[str, str]) -> Server:
+        number, port = len(self._all), free_port()
+        store, log = self._folder / f"models{number}", self._folder / f"log{number}"
         environment = {
             "PATH": os.defpath,
             "OLLAMA_HOST": f"127.0.0.1:{port}",
             "OLLAMA_MODELS": str(store),
             "FAKE_OLLAMA_VERSION": version,
-            "FAKE_OLLAMA_HABITS": ",".join(habits),
         }
-        log = tmp_path / f"log{len(servers)}"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, str(FAKE), "serve"],
-                env=environment | variables,
-                stderr=output,
+                [sys.executable, str(FAKE), "serve"], env=environment | variables, stderr=output
             )
         base = f"http://127.0.0.1:{port}"
         client = httpx.Client(base_url=base, trust_env=False, timeout=TIMEOUT)
-        servers.append(server := Server(process, client, store, log))
+        self._all.append(server := Server(process, client, store, log))
         until(lambda: b"Listening on" in log.read_bytes() or process.poll() is not None)
         return server
 
+    def close(self) -> None:
+        for server in self._all:
+            if server.process.poll() is None:
+                server.client.post("/_fake/reset")
+                server.process.kill()
+            server.process.wait()
+            server.client.close()
+
+
+@pytest.fixture(scope="session")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
+    made = Pool(tmp_path_factory.mktemp("ollama"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def serve(pool: Pool) -> Iterator[Serve]:
+    """Have a fake: ``serve("load=1", version="0.24.0", OLLAMA_NUM_PARALLEL="2")``."""
+    taken: list[tuple[Server, str, dict[str, str]]] = []
+
+    def start(*habits: str, version: str = "0.32.15", **variables: str) -> Server:
+        server = pool.take(version, variables)
+        taken.append((server, version, variables))
+        server.habits(*habits)
+        return server
+
     yield start
-    for server in servers:
-        if server.process.poll() is None:
-            for pid in server.state()["runners"].values():
-                os.kill(pid, signal.SIGKILL)
-            server.process.kill()
-        server.process.wait()
-        server.client.close()
+    for server, version, variables in taken:
+        pool.give_back(server, version, variables)
