@@ -5,6 +5,7 @@ Usage: python demo_model.py FILE.gguf FOLDER
 """
 
 import functools
+import json
 import sys
 from pathlib import Path
 
@@ -27,3 +28,9 @@ model = AutoModelForCausalLM.from_pretrained(
 tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
 model.save_pretrained(target)
 tokenizer.save_pretrained(target)
+
+# A model this small talks nonsense when it samples at temperature 1, the default of vLLM. What a
+# model's folder recommends is vLLM's default for it; a request that names a temperature wins.
+defaults = target / "generation_config.json"
+values = json.loads(defaults.read_text()) | {"temperature": 0.0}
+defaults.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
