@@ -96,9 +96,8 @@ class Name:
         parts = head.split("/")
         if len(parts) > 3:
             return None
-        host, namespace, model = ["registry.ollama.ai", "library", *parts][-3:]
-        if len(parts) == 3:
-            host, namespace, model = parts
+        defaults = ["registry.ollama.ai", "library"]
+        host, namespace, model = defaults[: 3 - len(parts)] + parts
         valid = all(_PART.fullmatch(part) for part in (namespace, model, tag))
         return cls(host, namespace, model, tag) if valid else None
 
@@ -184,10 +183,12 @@ def add_model(
 
 def make_binary(path: Path, **environment: str) -> Path:
     """Write an executable ``ollama`` that runs this fake, with ``FAKE_OLLAMA_…`` set in it."""
-    variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items())
+    variables = "".join(
+        f"export {name}={shlex.quote(value)}\n" for name, value in environment.items()
+    )
     command = f"{shlex.quote(sys.executable)} -s {shlex.quote(str(Path(__file__).resolve()))}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f'#!/bin/sh\nexec env {variables} {command} "$@"\n')
+    path.write_text(f'#!/bin/sh\n{variables}exec {command} "$@"\n')
     path.chmod(0o755)
     return path
 
