@@ -20,11 +20,13 @@ def find(options: OllamaOptions, endpoint: str, timeout: float) -> RunningServer
     target = Target(endpoint=endpoint, served_model=options.model)
     try:
         version = client.version(target, timeout)
-        if not version:
-            return None
-        model = client.loaded_model(target, timeout)
     except httpx.HTTPError:
         return None
+    if not version:
+        return None
+    model = None
+    with contextlib.suppress(httpx.HTTPError):
+        model = client.loaded_model(target, timeout)
     pid = _listener(options.port)
     return RunningServer(
         endpoint=endpoint, version=version, model=model, pid=pid, unit=_unit(pid) if pid else ""

@@ -1,0 +1,108 @@
+"""Start, restart and stop of Ollama as operations, with the real steps, keeper and database."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from django.conf import settings
+
+from accounts.actors import Actor
+from backends import selectors, services, supervisor
+from backends.engines import registry
+from backends.engines.ollama import OllamaEngine
+from backends.models import Backend, Operation
+from backends.operations.runner import run_operations
+from tests.backends.engines.ollama.conftest import MODEL, free_port, lives
+from tests.fakes import fake_ollama
+
+pytestmark = pytest.mark.process
+
+
+@pytest.fixture
+def ollama(
+    transactional_db: None,
+    clean_broker: "redis.Redis",
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> Iterator[Callable[..., Backend]]:
+    engines = {**registry.engines(), "ollama": OllamaEngine()}
+    monkeypatch.setattr(registry, "engines", lambda: engines)
+    monkeypatch.setattr(services, "engines", lambda: engines)
+
+    def make(*habits: str, **options: Any) -> Backend:
+        store = tmp_path / "models"
+        fake_ollama.add_model(store, MODEL)
+        binary = tmp_path / "program" / "ollama"
+        fake_ollama.make_binary(binary, FAKE_OLLAMA_HABITS=",".join(habits))
+        monkeypatch.setenv("MH_OLLAMA_BIN", str(binary))
+        values = {"defaultModel": MODEL, "modelsDir": str(store), "port": free_port(), **options}
+        return Backend.objects.create(
+            name="ollama",
+            engine="ollama",
+            node=settings.MH_NODE,
+            options=values,
+            state_since=selectors.now(),
+        )
+
+    yield make
+    for inst in supervisor.find(settings.MH_HOME, "ollama"):
+        supervisor.stop(inst, grace=0.2)
+
+
+def run(kind: Callable[..., Operation], actor: Actor, **changes: Any) -> Operation:
+    asked = kind(actor=actor, name="ollama", foreground=True, **changes)
+    run_operations(settings.MH_NODE)
+    return selectors.operation_get(str(asked.pk))
+
+
+def row() -> Backend:
+    return Backend.objects.get(name="ollama")
+
+
+def test_start_chat_model_change_and_stop(
+    ollama: Callable[..., Backend], owner_actor: Actor, tmp_path: Path
+) -> None:
+    ollama()
+    assert run(services.backend_start, owner_actor).state == "succeeded"
+    assert (row().state, row().model, row().version) == ("ready", MODEL, "0.32.15")
+    target = selectors.serving_target("ollama").target
+    assert OllamaEngine().loaded_model(target, timeout=5) == MODEL
+
+    fake_ollama.add_model(tmp_path / "models", "other:1b")
+    assert run(services.backend_restart, owner_actor, model="other:1b").state == "succeeded"
+    assert row().model == "other:1b"
+    assert selectors.backend_options(row()).model == "other:1b"  # kept, over the file's name for it
+
+    (inst,) = supervisor.find(settings.MH_HOME, "ollama")
+    pids = supervisor.tree(inst)
+    assert len(pids) == 2
+    assert run(services.backend_stop, owner_actor).state == "succeeded"
+    assert row().state == "stopped"
+    assert not any(lives(pid) for pid in pids)
+
+
+def test_a_model_that_is_not_there_is_refused_before_anything_is_started(
+    ollama: Callable[..., Backend], owner_actor: Actor
+) -> None:
+    ollama()
+    ended = run(services.backend_start, owner_actor, model="nope:1b")
+    assert ended.state == "failed"
+    assert ended.error
+    assert ended.error["code"] == "model_not_found"
+    assert "mh ollama pull nope:1b" in ended.error["message"]
+    assert row().state == "stopped"
+
+
+def test_a_model_that_does_not_load_is_a_failed_start_with_the_reason(
+    ollama: Callable[..., Backend], owner_actor: Actor
+) -> None:
+    ollama("crash-load")
+    ended = run(services.backend_start, owner_actor)
+    assert ended.state == "failed"
+    assert ended.error
+    assert "could not load smollm2:135m" in ended.error["message"]
+    assert "process has terminated" in ended.error["detail"]
+    assert row().state == "failed"
+    assert supervisor.find(settings.MH_HOME, "ollama") == []
