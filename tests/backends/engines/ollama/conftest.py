@@ -1,5 +1,6 @@
 """Fake Ollama servers: real processes, each with a models folder of its own."""
 
+import contextlib
 import os
 import shutil
 import socket
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from backends.engines.base import Target
@@ -67,6 +69,14 @@ class Server:
     def loaded(self) -> list[str]:
         return [model["name"] for model in self.client.get("/api/ps").json()["models"]]
 
+    def kill_orphans(self) -> None:
+        """A server that was killed leaves its runners."""
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                command = process.cmdline()
+                if "--model" in command and str(self.store) in " ".join(command):
+                    process.kill()
+
     def runner(self, model: str = MODEL) -> int:
         return int(self.state()["runners"][model])
 
@@ -93,6 +103,8 @@ class Pool:
         if server.process.poll() is None:
             server.client.post("/_fake/reset")
             self._idle[version, tuple(sorted(variables.items()))].append(server)
+        else:
+            server.kill_orphans()
 
     def _start(self, version: str, variables: dict[str, str]) -> Server:
         number, port = len(self._all), free_port()
