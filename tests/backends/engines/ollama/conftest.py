@@ -74,7 +74,7 @@ class Server:
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 command = process.cmdline()
-                if "--model" in command and str(self.store) in " ".join(command):
+                if "--model" in command and f"{self.store}/" in " ".join(command):
                     process.kill()
 
     def runner(self, model: str = MODEL) -> int:
