@@ -100,11 +100,14 @@ class Pool:
         return server
 
     def give_back(self, server: Server, version: str, variables: dict[str, str]) -> None:
-        if server.process.poll() is None:
+        try:
             server.client.post("/_fake/reset")
-            self._idle[version, tuple(sorted(variables.items()))].append(server)
-        else:
+        except httpx.HTTPError:  # the test ended it, or has just
+            server.process.kill()
+            server.process.wait()
             server.kill_orphans()
+        else:
+            self._idle[version, tuple(sorted(variables.items()))].append(server)
 
     def _start(self, version: str, variables: dict[str, str]) -> Server:
         number, port = len(self._all), free_port()
