@@ -32,6 +32,9 @@ SEEN_SECONDS = 5.0
 #: Seconds after a worker's return in which it must have taken up what its predecessor left.
 TAKEN_UP_SECONDS = 15.0
 
+#: Two missed probes, one second of grace, the keeper's KILL, and the rest for a busy machine.
+OUTSIDE_TERM_SECONDS = 20
+
 
 @pytest.fixture
 def ready(site: Site) -> Site:
@@ -188,6 +191,29 @@ def test_a_killed_engine_is_failed_with_its_reason_and_nothing_of_it_is_left(rea
     assert refused.status_code == 503, refused.text
     assert refused.json()["error"]["code"] == "backend_not_running"
     assert ready.events(event="backend.failed")[0]["actor"] == "system"
+
+
+def test_term_from_outside_with_an_open_stream_ends_it_with_an_error_and_leaves_nothing(
+    ready: Site,
+) -> None:
+    """Real vLLM hangs then: its engine is gone, its port closed, and its parent waits for clients."""
+    frames: list[dict[str, Any]] = []
+    first = threading.Event()
+    reader = threading.Thread(target=_read_long_stream, args=(ready, frames, first))
+    reader.start()
+    assert first.wait(60), "no token came"
+    ready.api_server().terminate()
+    asked = time.monotonic()
+    reader.join(OUTSIDE_TERM_SECONDS)
+    assert not reader.is_alive(), "the stream is still open"
+    assert frames[-1]["type"] == "error", frames[-1]
+    wait_for(
+        lambda: ready.vllm()["state"] == "failed" and not ready.engine_processes(),
+        seconds=OUTSIDE_TERM_SECONDS,
+        what="failed, and nothing left",
+    )
+    print(f"stream ended and all cleared {time.monotonic() - asked:.2f} s after TERM")
+    assert ready.vllm()["failure"]
 
 
 def test_a_worker_killed_during_a_start_is_taken_up_by_the_next_one(site: Site) -> None:
