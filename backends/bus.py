@@ -139,7 +139,7 @@ def worker_wake(node: str) -> None:
             "backends.run_operations", args=[node], queue=f"gpu.{node}", ignore_result=True
         )
     except (kombu.exceptions.OperationalError, redis.RedisError, OSError) as exc:
-        logger.warning("worker not woken: %s", exc)
+        logger.debug("worker not woken: %s", exc)
 
 
 def broker_alive() -> bool:
