@@ -89,7 +89,10 @@ def backend_options(backend: Backend, changes: dict[str, Any] | None = None) -> 
     from pydantic import ValidationError
 
     engine = backend_engine(backend)
-    values = {**backend.options, **secrets.unseal(backend.secrets), **(changes or {})}
+    own = engine.Options.own_names
+    values = {
+        **own(backend.options), **secrets.unseal(backend.secrets), **own(changes or {}),
+    }  # fmt: skip
     try:
         return engine.Options.model_validate(values)
     except ValidationError as exc:

@@ -254,6 +254,7 @@ def _operation_ask(
 ) -> Operation:
     backend = _backend_for(actor, name, kind)
     try:
+        changes = selectors.backend_engine(backend).Options.own_names(changes)
         options = selectors.backend_options(backend, changes)
         _refuse_secrets(options, changes)
         if not foreground and not selectors.worker_alive():
@@ -562,8 +563,10 @@ def backend_configure(*, actor: Actor, name: str, options: Mapping[str, Any]) ->
 
 def _options_set(backend: Backend, changes: dict[str, Any]) -> None:
     """Put ``changes`` into the row, validated as a whole."""
-    hidden = selectors.backend_engine(backend).Options.fields_with("secret")
-    stored = {**backend.options, **secrets.unseal(backend.secrets), **changes}
+    known = selectors.backend_engine(backend).Options
+    hidden = known.fields_with("secret")
+    own = known.own_names
+    stored = {**own(backend.options), **secrets.unseal(backend.secrets), **own(changes)}
     kept = {key: value for key, value in stored.items() if value is not None}
     row = Backend(name=backend.name, engine=backend.engine, options=kept)
     selectors.backend_options(row)

@@ -104,9 +104,14 @@ class Context:
             msg = "The operation was cancelled."
             raise OperationCancelled(msg)
 
+    @property
+    def may_say(self) -> bool:
+        """Whether ``say`` would be heard now: what it costs to know can be spared otherwise."""
+        return time.monotonic() - self._reported >= _REPORT_SECONDS
+
     def say(self, message: str, progress: float) -> None:
         """Tell those who watch what is being done; ``progress`` is 0 to 1 of the whole operation."""
-        if time.monotonic() - self._reported < _REPORT_SECONDS:
+        if not self.may_say:
             return
         self._reported = time.monotonic()
         services.step_message(self.operation, self.step, message)

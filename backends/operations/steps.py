@@ -227,13 +227,42 @@ def _start_error(
 
 
 def warm(ctx: Context) -> None:
-    """Have the engine generate one token, so that the first person does not wait for it."""
-    ctx.say("generating a first token", 0.93)
+    """Have the engine generate one token, so that the first person does not wait for it.
+
+    An engine that loads its model on demand loads it here, so it may take as long as a start.
+    """
+    launch = ctx.launch
+    if not launch.warm:
+        return
+    _report_warming(ctx)
     try:
-        ctx.engine.warm_up(ctx.target, timeout=120.0)
+        ctx.engine.warm_up(
+            ctx.target, timeout=launch.start_timeout, cancelled=lambda: _watch_warming(ctx)
+        )
     except (httpx.HTTPError, OSError, ValueError) as exc:
         msg = f"{ctx.engine.title} started but does not answer a first request."
         raise StartFailed(msg, detail=f"{type(exc).__name__}: {exc}") from exc
+
+
+def _watch_warming(ctx: Context) -> bool:
+    """Say how far it is; raises when the operation was cancelled or the engine has ended."""
+    ctx.checkpoint()
+    inst = ctx.instance
+    if inst is not None and not supervisor.inspect(inst).alive:
+        raise _start_error(ctx, inst)
+    _report_warming(ctx)
+    return False
+
+
+def _report_warming(ctx: Context) -> None:
+    inst = ctx.instance
+    if not ctx.may_say:
+        return
+    seen = ctx.engine.progress(supervisor.log_tail(inst, _LOG_LINES)) if inst else None
+    if seen is not None and seen.fraction < 1:
+        ctx.say(seen.message, 0.05 + 0.85 * seen.fraction)
+    else:
+        ctx.say("generating a first token", 0.93)
 
 
 def commit(ctx: Context) -> None:

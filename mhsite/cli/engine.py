@@ -145,6 +145,9 @@ def config(name: str, key: str | None, value: str | None, out: Output) -> None:
     site_ready()
     from backends import selectors, services
 
+    if key is not None:
+        named = selectors.backend_engine(selectors.backend_get(name)).Options
+        (key,) = named.own_names({key: None})
     if key is not None and value is not None:
         services.backend_configure(
             actor=owner_actor(), name=name, options={key: option_value(value)}

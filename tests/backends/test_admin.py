@@ -55,6 +55,16 @@ def test_an_owner_sees_a_card_with_forms_a_log_and_a_chat_box(client: Client, ow
     assert 'id="mh-prompt"' in html
 
 
+def test_an_engine_that_is_not_installed_has_a_card_that_says_why(
+    client: Client, owner: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MH_OLLAMA_BIN", "/nowhere/ollama")
+    html = page_of(client, owner)
+    assert 'data-backend="ollama" data-state="missing"' in html
+    assert "MH_OLLAMA_BIN names /nowhere/ollama, which does not exist." in html
+    assert "mh ollama install" not in html
+
+
 def test_a_guest_sees_the_state_and_nothing_to_press(client: Client, guest: User) -> None:
     html = page_of(client, guest)
     assert 'data-backend="vllm"' in html

@@ -97,7 +97,7 @@ class FakeEngine(Engine):
     def version(self, target, *, timeout):
         return self._get(target, "/version", timeout).json()["version"]
 
-    def warm_up(self, target, *, timeout):
+    def warm_up(self, target, *, timeout, cancelled=lambda: False):
         body = {
             "model": target.served_model,
             "messages": [{"role": "user", "content": "hi"}],
