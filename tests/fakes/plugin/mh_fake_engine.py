@@ -116,3 +116,10 @@ class FakeEngine(Engine):
 
     def failure_reason(self, log_tail):
         return next((line for line in reversed(log_tail) if "rror" in line), "")
+
+
+class OtherFakeEngine(FakeEngine):
+    """The same under another name, to switch to."""
+
+    name = "fake2"
+    title = "Other fake"

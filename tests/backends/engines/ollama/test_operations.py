@@ -18,6 +18,7 @@ from backends.models import Backend, Operation
 from backends.operations.runner import run_operations
 from router.schemas import ChatRequest
 from router.services import chat_complete
+from tests.backends.conftest import FakeBackend
 from tests.backends.engines.ollama.conftest import MODEL, free_port, lives, until
 from tests.fakes import fake_ollama
 
@@ -178,3 +179,36 @@ def test_the_files_name_of_the_model_is_stored_and_asked_for_as_ours(
     assert again.pk == first.pk, "the same thing is asked for"
     services.backend_configure(actor=owner_actor, name="ollama", options={"defaultModel": None})
     assert "model" not in row().options
+
+
+def test_a_switch_to_ollama_and_back_leaves_nothing_of_it(
+    ollama: Callable[..., Backend], fake: Callable[..., FakeBackend], owner_actor: Actor
+) -> None:
+    other = fake()
+    ollama()
+    assert run(services.backend_start, owner_actor).state == "succeeded"
+    (inst,) = supervisor.find(settings.MH_HOME, "ollama")
+    pids = supervisor.tree(inst)
+    to_fake = services.backend_switch(actor=owner_actor, name="fake", foreground=True)
+    other.run()
+    assert selectors.operation_get(str(to_fake.pk)).state == "succeeded"
+    assert not any(lives(pid) for pid in pids)
+    assert run(services.backend_switch, owner_actor, model=MODEL).state == "succeeded"
+    assert (row().state, row().model) == ("ready", MODEL)
+    assert other.pids() == ()
+
+
+def test_a_switch_to_an_ollama_that_cannot_load_is_rolled_back(
+    ollama: Callable[..., Backend], fake: Callable[..., FakeBackend], owner_actor: Actor
+) -> None:
+    other = fake()
+    ollama("crash-load")
+    services.backend_start(actor=owner_actor, name="fake", foreground=True)
+    other.run()
+    ended = run(services.backend_switch, owner_actor)
+    assert ended.state == "rolled_back"
+    assert ended.error
+    assert "could not load smollm2:135m" in ended.error["message"]
+    assert "Fake engine serves fake-model again." in ended.error["message"]
+    assert other.row.state == "ready"
+    assert supervisor.find(settings.MH_HOME, "ollama") == []
