@@ -34,6 +34,7 @@ _ACTIONS: dict[str, Callable[..., Operation]] = {
     "start": services.backend_start,
     "stop": services.backend_stop,
     "restart": services.backend_restart,
+    "switch": services.backend_switch,
 }
 
 
@@ -140,10 +141,11 @@ def _log(actor: Actor, rows: dict[str, Backend], name: str) -> list[str]:
 
 @require_POST
 def operate(request: HttpRequest, name: str, action: str, *, site: AdminSite) -> HttpResponse:
-    """Start, stop or restart a backend: what the page's buttons do without JavaScript."""
+    """Start, stop or restart a backend, or switch to it: what the page's buttons do without JavaScript."""
     run = _ACTIONS.get(action)
     if run is None:
-        messages.error(request, f"There is no action {action!r}. Actions: start, stop, restart.")
+        known = ", ".join(_ACTIONS)
+        messages.error(request, f"There is no action {action!r}. Actions: {known}.")
         return _back()
     return _change(
         request,

@@ -160,6 +160,27 @@ class RestartView(APIView):
         return _operation_response(row, wait)
 
 
+class SwitchView(APIView):
+    """Move the GPU to another backend."""
+
+    @extend_schema(
+        request=serializers.SwitchRequest,
+        responses=_OPERATION,
+        parameters=[_WAIT],
+        operation_id="backend_switch",
+    )
+    def post(self, request: Request) -> Response:
+        """Stop what runs and start the backend, optionally with another model; undone if that fails."""
+        named = request.data.get("backend") if isinstance(request.data, dict) else None
+        _require_operator(request, str(named or ""), Permission.BACKENDS_OPERATE)
+        body = _parsed(serializers.SwitchRequest, request)
+        wait = _wait_seconds(request)
+        row = services.backend_switch(
+            actor=actor_of(request), name=body["backend"], model=body.get("model")
+        )
+        return _operation_response(row, wait)
+
+
 class ConfigView(APIView):
     """The options of a backend."""
 

@@ -28,7 +28,10 @@ ACTIONS: Final[dict[str, tuple[str, ...]]] = {
     "start": (State.STOPPED, State.FAILED, State.PARKED),
     "restart": (State.READY, State.DEGRADED),
     "stop": (State.STARTING, State.READY, State.DEGRADED, State.DRAINING, State.PARKED),
+    "switch": (State.STOPPED, State.FAILED, State.PARKED),
 }
+#: The button that makes sense only while another backend serves.
+SWITCH: Final = "switch"
 #: What an operation is called while it runs, and after it.
 OPERATION_WORDS: Final[dict[str, tuple[str, str]]] = {
     "start": ("Starting", "Start"),
@@ -157,11 +160,13 @@ def cards(
     running = status.get("operation")
     latest = {**operations, **({running["backend"]: running} if running else {})}
     active = status["active"].get("backend")
+    serving = {name for name, entry in status["available"].items() if entry["running"]}
     return [
         _card(
             name,
             entry,
             active=name == active,
+            others_serve=bool(serving - {name}),
             operation=latest.get(name),
             detail=details.get(name, ""),
             installable=name in installable,
@@ -176,6 +181,7 @@ def _card(
     entry: Mapping[str, Any],
     *,
     active: bool,
+    others_serve: bool,
     operation: Mapping[str, Any] | None,
     detail: str,
     installable: bool,
@@ -191,7 +197,11 @@ def _card(
         state=state,
         word=STATE_WORDS.get(state, state.capitalize()),
         facts=tuple(_facts(entry, state, now)),
-        actions=tuple(action for action, states in ACTIONS.items() if state in states),
+        actions=tuple(
+            action
+            for action, states in ACTIONS.items()
+            if state in states and (action != SWITCH or others_serve)
+        ),
         notice=wrong,
         detail=detail if state == State.FAILED else "",
         installing=entry.get("installing"),

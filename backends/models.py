@@ -23,6 +23,8 @@ class Backend(models.Model):
     #: Fernet token over a JSON object of the secret options.
     secrets = models.TextField(default="", blank=True)
     auto_start = models.BooleanField(default=False)
+    #: The options that the last start was made with: what it takes to have the same again.
+    started_options = models.JSONField(null=True, blank=True)
 
     state = models.CharField(
         max_length=16, choices=[(s.value, s.value) for s in State], default=State.STOPPED
@@ -85,6 +87,7 @@ class OperationKind(models.TextChoices):
     START = "start"
     STOP = "stop"
     RESTART = "restart"
+    SWITCH = "switch"
 
 
 class Operation(models.Model):
@@ -94,6 +97,8 @@ class Operation(models.Model):
     kind = models.CharField(max_length=16, choices=OperationKind.choices)
     backend = models.ForeignKey(Backend, on_delete=models.CASCADE, related_name="operations")
     from_backend = models.CharField(max_length=64, default="", blank=True)
+    #: What ``from_backend`` was started with, to start it again when the switch fails.
+    from_options = models.JSONField(null=True, blank=True)
     node = models.CharField(max_length=255)
     state = models.CharField(
         max_length=16, choices=OperationState.choices, default=OperationState.QUEUED

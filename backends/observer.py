@@ -73,7 +73,8 @@ class Observer:
     def _busy(self) -> set[str]:
         """Return the backends that an operation is changing now; their states are the runner's."""
         running = Operation.objects.filter(node=self.node, state__in=OPEN_OPERATION_STATES)
-        return set(running.values_list("backend_id", flat=True))
+        pairs = running.values_list("backend_id", "from_backend")
+        return {name for pair in pairs for name in pair if name}
 
     # --- processes ------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """Reads: status, operations, logs, and where a request can be sent."""
 
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from django.conf import settings
 from django.db.models import F
 
 from accounts.actors import Actor
+from accounts.errors import MhError
 from accounts.permissions import Permission, is_allowed
 from backends import bus, leases, lifecycle, secrets, supervisor
 from backends.engines import registry
@@ -22,6 +24,7 @@ from backends.models import (
     OPEN_OPERATION_STATES,
     Backend,
     Operation,
+    OperationKind,
     OperationState,
     OperationStep,
     Switchboard,
@@ -36,6 +39,8 @@ from backends.payloads import (
 
 #: Bytes of log read at once for somebody who follows it.
 _LOG_CHUNK = 256 * 1024
+#: Seconds after which to try again while the GPU moves: where nothing is known, and at most.
+_RETRY_USUAL, _RETRY_MAX = 5, 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +94,10 @@ def backend_options(backend: Backend, changes: dict[str, Any] | None = None) -> 
     from pydantic import ValidationError
 
     engine = backend_engine(backend)
-    values = {**backend.options, **secrets.unseal(backend.secrets), **(changes or {})}
+    own = engine.Options.own_names
+    values = {
+        **own(backend.options), **secrets.unseal(backend.secrets), **own(changes or {}),
+    }  # fmt: skip
     try:
         return engine.Options.model_validate(values)
     except ValidationError as exc:
@@ -100,6 +108,12 @@ def backend_options(backend: Backend, changes: dict[str, Any] | None = None) -> 
         reason = "unknown option." if first["type"] == "extra_forbidden" else f"{first['msg']}."
         msg = f"{engine.title} option {name[:80]!r}: {reason}{hint}"
         raise InvalidOptions(msg, param=f"options.{name[:80]}") from exc
+
+
+def options_given(backend: Backend, changes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the options that are set for ``backend``, with ``changes`` on top; secrets are not among them."""
+    own = backend_engine(backend).Options.own_names
+    return {**own(backend.options), **own(changes or {})}
 
 
 def backend_config(backend: Backend) -> dict[str, Any]:
@@ -119,6 +133,39 @@ def backend_config(backend: Backend) -> dict[str, Any]:
 def backend_launch(backend: Backend, changes: dict[str, Any] | None = None) -> Launch:
     """Return what would be started with the options of ``backend`` and ``changes``."""
     return backend_engine(backend).launch(backend_options(backend, changes))
+
+
+def runs_as_asked(backend: Backend, launch: Launch) -> bool:
+    """Return whether ``backend`` serves what ``launch`` would."""
+    return (
+        lifecycle.is_serving(State(backend.state))
+        and backend.model == launch.served_model
+        and backend.endpoint == launch.endpoint
+    )
+
+
+def backend_to_leave(backend: Backend, changes: dict[str, Any]) -> Backend | None:
+    """Return what must stop for a switch to ``backend``; None when nothing must.
+
+    That is the active backend if another one, else another one that runs while ``backend`` does not;
+    ``backend`` itself if it runs otherwise than asked.
+    """
+    alive = [
+        row
+        for row in backend_list()
+        if row.node == backend.node and lifecycle.is_alive(State(row.state))
+    ]
+    others = [row for row in alive if row.pk != backend.pk]
+    active = active_backend()
+    if active in others:
+        return active
+    if backend not in alive:
+        return next(iter(others), None)
+    try:
+        launch = backend_launch(backend, changes)
+    except MhError:  # preflight says why
+        return None
+    return None if runs_as_asked(backend, launch) else backend
 
 
 def backend_models(name: str) -> list[ModelInfo]:
@@ -186,8 +233,20 @@ def serving_target(name: str | None = None) -> ServingTarget:
         msg = "No engine plugin is installed, so there is no backend to answer."
         raise BackendNotRunning(msg)
     if not lifecycle.is_serving(State(backend.state)):
-        raise BackendNotRunning(_why_not_serving(backend), retry_after=_retry_after(backend))
+        raise _not_serving(backend)
     return ServingTarget(backend.name, backend.engine, backend_target(backend))
+
+
+def _not_serving(backend: Backend) -> BackendNotRunning:
+    moving = Operation.objects.filter(
+        node=backend.node, kind=OperationKind.SWITCH, state=OperationState.RUNNING
+    ).first()
+    if moving is None:
+        return BackendNotRunning(_why_not_serving(backend), retry_after=_retry_after(backend))
+    title = backend_engine(moving.backend).title
+    seconds = max(1, min(_RETRY_MAX, math.ceil(moving.eta_seconds or _RETRY_USUAL)))
+    msg = f"The GPU is moving to {title}. Try again in {seconds} seconds."
+    return BackendNotRunning(msg, code="backend_draining", retry_after=seconds)
 
 
 def _why_not_serving(backend: Backend) -> str:

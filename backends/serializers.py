@@ -27,6 +27,13 @@ class StartRequest(StrictSerializer):
     options = serializers.DictField(required=False)
 
 
+class SwitchRequest(StrictSerializer):
+    """Where to move the GPU."""
+
+    backend = serializers.CharField(max_length=80)
+    model = serializers.CharField(required=False, max_length=512)
+
+
 class ConfigRequest(StrictSerializer):
     """Options to change; null puts one back to its default."""
 

@@ -9,7 +9,7 @@ from django.db import transaction
 from django.db.models import Q
 
 from accounts.actors import Actor
-from accounts.permissions import Permission
+from accounts.permissions import Permission, is_allowed
 from audit import access
 from audit.models import Category, Level, Outcome
 from audit.services import event_record
@@ -19,6 +19,7 @@ from backends.errors import (
     InvalidOptions,
     OperationConflict,
     OperationLost,
+    PreflightFailed,
     UnknownBackend,
     WorkerUnavailable,
 )
@@ -203,6 +204,26 @@ def backend_restart(
     )
 
 
+def backend_switch(
+    *, actor: Actor, name: str, model: str | None = None, foreground: bool = False
+) -> Operation:
+    """Ask for the GPU to be moved to backend ``name``: what runs now is stopped, ``name`` started.
+
+    Where that fails after the old one was stopped, the old one is started again. With nothing running
+    it is a start; a backend that already runs as asked is left as it is.
+
+    Raises:
+        As ``backend_start``; NotAllowed also for want of permission on the backend that would be stopped.
+    """
+    return _operation_ask(
+        actor=actor,
+        name=name,
+        kind=OperationKind.SWITCH,
+        changes=_changes(model, None),
+        foreground=foreground,
+    )
+
+
 def _changes(model: str | None, options: Mapping[str, Any] | None) -> dict[str, Any]:
     changes = dict(options or {})
     if model is not None:
@@ -254,6 +275,7 @@ def _operation_ask(
 ) -> Operation:
     backend = _backend_for(actor, name, kind)
     try:
+        changes = selectors.backend_engine(backend).Options.own_names(changes)
         options = selectors.backend_options(backend, changes)
         _refuse_secrets(options, changes)
         if not foreground and not selectors.worker_alive():
@@ -262,11 +284,27 @@ def _operation_ask(
                 "stopped. Start the site with: mh up"
             )
             raise WorkerUnavailable(msg, retry_after=5)
+        leaving = _leaving_allowed(actor, backend, changes) if kind == OperationKind.SWITCH else ""
         with transaction.atomic():
-            return _operation_create_or_join(actor, backend, kind, changes)
+            return _operation_create_or_join(actor, backend, kind, changes, leaving)
     except (InvalidOptions, OperationConflict, WorkerUnavailable) as exc:
         _refused(actor, name, kind, exc.message)
         raise
+
+
+def _leaving_allowed(actor: Actor, backend: Backend, changes: dict[str, Any]) -> str:
+    """Return the name of what a switch would stop, once it is known that ``actor`` may stop it."""
+    leaving = selectors.backend_to_leave(backend, changes)
+    if leaving is None:
+        return ""
+    access.require(
+        actor,
+        Permission.BACKENDS_OPERATE,
+        target_type="backend",
+        target_id=leaving.name,
+        backend_owner_id=leaving.owner_id,
+    )
+    return leaving.name
 
 
 def _refuse_secrets(options: Any, changes: dict[str, Any]) -> None:
@@ -278,7 +316,7 @@ def _refuse_secrets(options: Any, changes: dict[str, Any]) -> None:
 
 
 def _operation_create_or_join(
-    actor: Actor, backend: Backend, kind: OperationKind, changes: dict[str, Any]
+    actor: Actor, backend: Backend, kind: OperationKind, changes: dict[str, Any], leaving: str
 ) -> Operation:
     backend = Backend.objects.select_for_update().get(pk=backend.pk)
     waiting = list(
@@ -306,15 +344,16 @@ def _operation_create_or_join(
             f"cancel it: POST /api/llm-backend/operations/{waiting[-1].pk}/cancel"
         )
         raise OperationConflict(msg)
-    return _operation_create(actor, backend, kind, changes)
+    return _operation_create(actor, backend, kind, changes, leaving)
 
 
 def _operation_create(
-    actor: Actor, backend: Backend, kind: OperationKind, changes: dict[str, Any]
+    actor: Actor, backend: Backend, kind: OperationKind, changes: dict[str, Any], leaving: str
 ) -> Operation:
     row = Operation.objects.create(
         kind=kind,
         backend=backend,
+        from_backend=leaving,
         node=backend.node,
         request=changes,
         eta_seconds=selectors.start_seconds_expected(backend, kind),
@@ -435,6 +474,38 @@ def operation_beat(operation_id: str, *, runner: str) -> bool:
     """Say that ``runner`` still runs the operation; False when it has been taken over."""
     held = Operation.objects.filter(pk=operation_id, runner=runner, state=OperationState.RUNNING)
     return bool(held.update(heartbeat_at=selectors.now()))
+
+
+def operation_leave(row: Operation, *, runner: str) -> None:
+    """Record what a switch is to stop, as things are when it begins, and what that was started with.
+
+    Raises:
+        OperationLost: another runner has the operation.
+        PreflightFailed: something else runs by now, which is not for whoever asked to stop.
+    """
+    leaving = selectors.backend_to_leave(row.backend, row.request)
+    user = row.requested_by
+    if leaving and user and leaving.name != row.from_backend:
+        owner = leaving.owner_id
+        if not is_allowed(user, Permission.BACKENDS_OPERATE, backend_owner_id=owner):
+            msg = f"{leaving.name} is running by now, and you may not stop it. Ask its owner."
+            raise PreflightFailed(msg, code="permission_denied")
+    row.from_backend = leaving.name if leaving else ""
+    row.from_options = _started_options(leaving) if leaving else None
+    held = Operation.objects.filter(pk=row.pk, runner=runner)
+    if not held.update(from_backend=row.from_backend, from_options=row.from_options):
+        msg = f"operation {row.pk} was taken over by another runner"
+        raise OperationLost(msg)
+
+
+def _started_options(backend: Backend) -> dict[str, Any]:
+    kept = backend.started_options
+    return kept if kept is not None else selectors.options_given(backend)
+
+
+def operation_failing(row: Operation, *, runner: str, error: dict[str, str]) -> None:
+    """Record why an operation is being rolled back, for whoever must go on with that."""
+    Operation.objects.filter(pk=row.pk, runner=runner).update(error=error)
 
 
 def operation_report(
@@ -562,8 +633,10 @@ def backend_configure(*, actor: Actor, name: str, options: Mapping[str, Any]) ->
 
 def _options_set(backend: Backend, changes: dict[str, Any]) -> None:
     """Put ``changes`` into the row, validated as a whole."""
-    hidden = selectors.backend_engine(backend).Options.fields_with("secret")
-    stored = {**backend.options, **secrets.unseal(backend.secrets), **changes}
+    known = selectors.backend_engine(backend).Options
+    hidden = known.fields_with("secret")
+    own = known.own_names
+    stored = {**own(backend.options), **secrets.unseal(backend.secrets), **own(changes)}
     kept = {key: value for key, value in stored.items() if value is not None}
     row = Backend(name=backend.name, engine=backend.engine, options=kept)
     selectors.backend_options(row)

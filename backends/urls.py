@@ -9,6 +9,7 @@ _ROOT = "api/llm-backend"
 urlpatterns = [
     path(f"{_ROOT}/status", api.StatusView.as_view(), name="backend-status"),
     path(f"{_ROOT}/detect", api.DetectView.as_view(), name="backend-detect"),
+    path(f"{_ROOT}/switch", api.SwitchView.as_view(), name="backend-switch"),
     path(f"{_ROOT}/operations", api.OperationsView.as_view(), name="operations"),
     path(f"{_ROOT}/operations/<str:operation_id>", api.OperationView.as_view(), name="operation"),
     path(

@@ -39,7 +39,7 @@ def _section(options: Any) -> dict[str, Any]:
     schema = options.model_json_schema()
     hidden = options.fields_with("secret") | {"host", "port"}
     properties = {
-        name: {
+        options.file_names.get(name, name): {
             key: value for key, value in field.items() if key not in {"group", "restart", "unit"}
         }
         for name, field in schema["properties"].items()

@@ -47,6 +47,8 @@ class Engines:
     active: Serving | None = None
     #: Why the active one is not serving: a sentence for a person.
     why_not: str = ""
+    #: The same for programs.
+    why_code: str = "backend_not_running"
     #: Seconds after which it may be serving, where that is known.
     retry_after: int | None = None
     #: Names of all local backends, serving or not.
@@ -103,7 +105,7 @@ def _active(engines: Engines) -> Route:
 def _not_running(engines: Engines) -> NoRoute:
     return NoRoute(
         engines.why_not or "No engine is running.",
-        code="backend_not_running",
+        code=engines.why_code,
         retry_after=engines.retry_after,
     )
 
@@ -161,6 +163,8 @@ def _serving_for(entry: Entry, engines: Engines) -> Serving:
     for serving in engines.serving:
         if serving.backend == entry.provider:
             return serving
+    if entry.provider in engines.backends and engines.why_code != "backend_not_running":
+        raise _not_running(engines)
     if entry.provider in engines.backends:
         raise NoRoute(
             f"{entry.id} needs {entry.provider}, which is not running.", code="backend_not_running"
@@ -175,7 +179,7 @@ def _by_served_name(model: str, registry: Registry, engines: Engines) -> Route:
     if not engines.serving:
         raise NoRoute(
             f"No engine is running that could serve the model {model[:120]!r}. {engines.why_not}".strip(),
-            code="backend_not_running",
+            code=engines.why_code,
             param="model",
             retry_after=engines.retry_after,
         )

@@ -104,7 +104,13 @@ def _engines_explained(targets: Mapping[str, backends.ServingTarget]) -> Engines
     try:
         backends.serving_target(None)
     except BackendNotRunning as exc:
-        return replace(engines, why_not=exc.message, retry_after=exc.retry_after, backends=names)
+        return replace(
+            engines,
+            why_not=exc.message,
+            why_code=exc.code,
+            retry_after=exc.retry_after,
+            backends=names,
+        )
     return replace(engines, backends=names)
 
 

@@ -33,6 +33,18 @@ class Options(BaseModel):
     file_names: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
+    def own_names(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return ``values`` by the names of our fields, where a file or a person used the file's.
+
+        Of two names for one option, the one said last counts.
+        """
+        fields = {name: field for field, name in cls.file_names.items()}
+        found: dict[str, Any] = {}
+        for name, value in values.items():
+            found[fields.get(name, name)] = value
+        return found
+
+    @classmethod
     def fields_with(cls, fact: str) -> frozenset[str]:
         """Return the names of the fields whose ``json_schema_extra`` has a true ``fact``."""
         return frozenset(name for name, info in cls.model_fields.items() if _fact(info, fact))
@@ -285,8 +297,12 @@ class Engine(ABC):
         """Return the running engine's version."""
 
     @abstractmethod
-    def warm_up(self, target: Target, *, timeout: float) -> None:
-        """Generate one token and check that there is an answer. Raises on a wrong or missing one."""
+    def warm_up(self, target: Target, *, timeout: float, cancelled: Cancelled = never) -> None:
+        """Generate one token and check that there is an answer. Raises on a wrong or missing one.
+
+        ``timeout`` is in seconds. An engine that loads its model only now asks ``cancelled`` while it
+        does; one that answers at once need not.
+        """
 
     def metrics(self, target: Target, *, timeout: float) -> Metrics:  # noqa: ARG002
         """Return the running engine's gauges. Engines without any keep this default."""

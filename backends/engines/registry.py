@@ -14,7 +14,10 @@ from backends.errors import UnknownBackend
 
 GROUP: Final = "metahuman.engines"
 #: Ours, known even where the project's own metadata is not installed.
-BUILT_IN: Final = (EntryPoint(name="vllm", value="backends.engines.vllm:VllmEngine", group=GROUP),)
+BUILT_IN: Final = (
+    EntryPoint(name="ollama", value="backends.engines.ollama:OllamaEngine", group=GROUP),
+    EntryPoint(name="vllm", value="backends.engines.vllm:VllmEngine", group=GROUP),
+)
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,49}")
 
 log = structlog.get_logger(__name__)

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from django.conf import settings
@@ -11,7 +11,7 @@ from accounts.actors import Actor
 from backends import selectors, services, supervisor
 from backends.engines.base import Engine, Launch, Target
 from backends.errors import OperationCancelled, OperationLost
-from backends.models import Backend, Operation
+from backends.models import Backend, Operation, OperationKind
 
 #: Seconds between two writes of progress: a log can move faster than anybody reads.
 _REPORT_SECONDS = 0.25
@@ -21,12 +21,23 @@ _CHECK_SECONDS = 0.1
 
 @dataclass
 class Context:
-    """One run of one operation. Steps take it, and leave what later steps need in it."""
+    """One run of one operation on one backend. Steps take it, and leave what later steps need in it.
+
+    A switch acts on two backends: on the new one, and through ``leaving`` on the one before.
+    """
 
     operation: Operation
     runner: str
     engine: Engine
     actor: Actor
+    #: The backend this acts on.
+    name: str
+    #: The option changes asked for.
+    changes: dict[str, Any] = field(default_factory=dict)
+    #: Options to use instead of the configured ones.
+    given: dict[str, Any] | None = None
+    #: Whether a cancel is not heard: what undoes an operation is not itself cancelled.
+    deaf: bool = False
     lost: threading.Event = field(default_factory=threading.Event)
     #: Name of the step being taken.
     step: str = ""
@@ -44,22 +55,47 @@ class Context:
             runner=runner,
             engine=selectors.backend_engine(operation.backend),
             actor=services.operation_actor(operation),
+            name=operation.backend_id,
+            changes=dict(operation.request),
         )
+
+    @property
+    def leaving(self) -> "Context | None":
+        """The same run on the backend that is to stop: this one, or the one a switch moves away from."""
+        if self.operation.kind != OperationKind.SWITCH:
+            return self
+        name = self.operation.from_backend
+        if not name:
+            return None
+        engine = selectors.backend_engine(selectors.backend_get(name))
+        return replace(self, name=name, engine=engine, changes={}, spawned=False)
+
+    @property
+    def restoring(self) -> "Context | None":
+        """The same on the backend that ran before a switch, with what it ran with."""
+        old = self.leaving
+        return old and replace(old, given=self.operation.from_options, deaf=True)
 
     @property
     def backend(self) -> Backend:
         """The backend's row as it is now."""
-        return selectors.backend_get(self.operation.backend_id)
-
-    @property
-    def changes(self) -> dict[str, Any]:
-        """The option changes asked for."""
-        return dict(self.operation.request)
+        return selectors.backend_get(self.name)
 
     @property
     def options(self) -> Any:
         """The validated options the engine is to run with."""
-        return selectors.backend_options(self.backend, self.changes)
+        return selectors.backend_options(self._with_options(), self.changes)
+
+    @property
+    def plain_options(self) -> dict[str, Any]:
+        """The options that differ from the engine's defaults, without secrets."""
+        return selectors.options_given(self._with_options(), self.changes)
+
+    def _with_options(self) -> Backend:
+        backend = self.backend
+        if self.given is not None:
+            backend.options = self.given
+        return backend
 
     @property
     def launch(self) -> Launch:
@@ -99,14 +135,21 @@ class Context:
         if time.monotonic() - self._checked < _CHECK_SECONDS:
             return
         self._checked = time.monotonic()
+        if self.deaf:
+            return
         asked = Operation.objects.filter(pk=self.operation.pk, cancel_requested=True)
         if asked.exists():
             msg = "The operation was cancelled."
             raise OperationCancelled(msg)
 
+    @property
+    def may_say(self) -> bool:
+        """Whether ``say`` would be heard now: what it costs to know can be spared otherwise."""
+        return time.monotonic() - self._reported >= _REPORT_SECONDS
+
     def say(self, message: str, progress: float) -> None:
         """Tell those who watch what is being done; ``progress`` is 0 to 1 of the whole operation."""
-        if time.monotonic() - self._reported < _REPORT_SECONDS:
+        if not self.may_say:
             return
         self._reported = time.monotonic()
         services.step_message(self.operation, self.step, message)

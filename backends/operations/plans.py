@@ -20,10 +20,14 @@ RESTART: Final[tuple[Step, ...]] = (
     steps.commit,
 )
 
+#: Drains and releases the backend before, starts the new one. Holding requests meanwhile is yet to come.
+SWITCH: Final[tuple[Step, ...]] = RESTART
+
 PLANS: Final[dict[str, tuple[Step, ...]]] = {
     OperationKind.START: START,
     OperationKind.STOP: STOP,
     OperationKind.RESTART: RESTART,
+    OperationKind.SWITCH: SWITCH,
 }
 
 

@@ -22,7 +22,7 @@ from backends.models import (
     OperationState,
     StepState,
 )
-from backends.operations import plans, steps
+from backends.operations import plans, rollback, steps
 from backends.operations.context import Context
 
 logger = logging.getLogger(__name__)
@@ -87,21 +87,40 @@ def _run(row: Operation, runner: str) -> None:
         _take_steps(ctx)
     except OperationLost:
         logger.warning("operation %s was taken over by another runner", row.pk)
-    except OperationCancelled as exc:
-        _undo(ctx, exc)
-        _finish(ctx, OperationState.CANCELLED, exc)
     except MhError as exc:
-        _undo(ctx, exc)
-        _finish(ctx, OperationState.FAILED, exc)
+        _end_badly(ctx, exc)
     except Exception:
         # The boundary: a bug in a step or plugin ends its operation, not the worker.
         logger.exception("operation %s failed", row.pk)
-        unexpected = StartFailed("Something unexpected went wrong; the worker's log says what.")
-        _undo(ctx, unexpected)
-        _finish(ctx, OperationState.FAILED, unexpected)
+        _end_badly(ctx, _unexpected())
     finally:
         done.set()
         beat.join(BEAT_SECONDS * 2)
+
+
+def _unexpected() -> StartFailed:
+    return StartFailed("Something unexpected went wrong; the worker's log says what.")
+
+
+def _end_badly(ctx: Context, exc: MhError) -> None:
+    """Undo what was done, and say how it ended."""
+    state = (
+        OperationState.CANCELLED if isinstance(exc, OperationCancelled) else OperationState.FAILED
+    )
+    error = _error(exc)
+    if ctx.operation.kind != OperationKind.SWITCH:
+        _undo(ctx, exc)
+    else:
+        try:
+            state, error = rollback.roll_back(ctx, exc, state, error)
+        except OperationLost:
+            logger.warning("operation %s was taken over while it was rolled back", ctx.operation.pk)
+            return
+        except Exception:
+            # The boundary again: what went wrong while undoing.
+            logger.exception("operation %s: roll-back failed", ctx.operation.pk)
+            state = OperationState.FAILED
+    services.operation_end(ctx.operation, state, runner=ctx.runner, error=error)
 
 
 def _beat(ctx: Context, done: threading.Event) -> None:
@@ -118,6 +137,8 @@ def _beat(ctx: Context, done: threading.Event) -> None:
 
 def _take_steps(ctx: Context) -> None:
     finished = set(ctx.operation.steps.filter(state=StepState.DONE).values_list("name", flat=True))
+    if rollback.NAME in ctx.operation.steps.values_list("name", flat=True):
+        raise rollback.cause(ctx.operation)
     for step in plans.PLANS[ctx.operation.kind]:
         name = plans.step_name(step)
         if name in finished and name != "preflight":
@@ -155,7 +176,6 @@ def _undo_by_kind(ctx: Context, exc: MhError) -> None:
         )
 
 
-def _finish(ctx: Context, state: OperationState, exc: MhError) -> None:
+def _error(exc: MhError) -> dict[str, str]:
     detail = exc.detail if isinstance(exc, StartFailed) else ""
-    error = {"message": exc.message, "code": exc.code, "detail": detail}
-    services.operation_end(ctx.operation, state, runner=ctx.runner, error=error)
+    return {"message": exc.message, "code": exc.code, "detail": detail}

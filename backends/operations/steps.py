@@ -9,11 +9,12 @@ from typing import Any, Final
 
 import httpx
 
-from backends import leases, ports, services, supervisor
+from accounts.errors import MhError
+from backends import leases, ports, selectors, services, supervisor
 from backends.engines.base import Launch, Problem
-from backends.errors import PreflightFailed, StartFailed, StopFailed
-from backends.lifecycle import State, is_alive
-from backends.models import Backend
+from backends.errors import OperationLost, PreflightFailed, StartFailed, StopFailed
+from backends.lifecycle import State, is_alive, is_serving
+from backends.models import Backend, OperationKind
 from backends.operations.context import Context
 from backends.words import exit_in_words
 
@@ -35,9 +36,10 @@ def preflight(ctx: Context) -> None:
         raise _preflight_error(problems)
     launch = ctx.launch
     backend = ctx.backend
-    if _runs_as_asked(backend, launch):
+    _choose_leaving(ctx)
+    if selectors.runs_as_asked(backend, launch):
         return
-    if backend.state in {State.READY, State.DEGRADED} and ctx.operation.kind == "start":
+    if backend.state in {State.READY, State.DEGRADED} and not _is_stopped_first(ctx):
         msg = (
             f"{ctx.engine.title} is already running {backend.model}. To change the model or options, "
             f"restart it: POST /api/llm-backend/{backend.name}/restart"
@@ -46,12 +48,18 @@ def preflight(ctx: Context) -> None:
     _check_port(ctx, backend, launch)
 
 
-def _runs_as_asked(backend: Backend, launch: Launch) -> bool:
-    return (
-        backend.state in {State.READY, State.DEGRADED}
-        and backend.model == launch.served_model
-        and backend.endpoint == launch.endpoint
-    )
+def _choose_leaving(ctx: Context) -> None:
+    """Settle what a switch stops: what runs now, and not what ran when it was asked for."""
+    if ctx.operation.kind != OperationKind.SWITCH:
+        return
+    if not ctx.operation.steps.filter(name="drain").exists():
+        services.operation_leave(ctx.operation, runner=ctx.runner)
+
+
+def _is_stopped_first(ctx: Context) -> bool:
+    """Return whether the operation stops the backend before it starts it."""
+    leaving = ctx.leaving if ctx.operation.kind != OperationKind.START else None
+    return leaving is not None and leaving.name == ctx.name
 
 
 def _check_port(ctx: Context, backend: Backend, launch: Launch) -> None:
@@ -59,12 +67,19 @@ def _check_port(ctx: Context, backend: Backend, launch: Launch) -> None:
     if inst is not None and is_alive(State(backend.state)):
         return
     holder = ports.port_holder(launch.port, launch.host)
-    if holder is not None:
+    if holder is not None and not _is_to_be_released(ctx, launch.port):
         msg = (
             f"Port {launch.port} is in use by {holder}. Stop that program, or choose another port for "
             f"{ctx.engine.title}: mh {backend.name} config port NUMBER"
         )
         raise PreflightFailed(msg, code="port_in_use", param="options.port")
+
+
+def _is_to_be_released(ctx: Context, port: int) -> bool:
+    """Return whether the port is held by the engine that is stopped first."""
+    leaving = ctx.leaving
+    inst = leaving.instance if leaving else None
+    return inst is not None and supervisor.owns_listener(inst, port)
 
 
 def _preflight_error(problems: list[Problem]) -> PreflightFailed:
@@ -88,6 +103,11 @@ def _wait_for_installation(ctx: Context) -> None:
 
 def drain(ctx: Context) -> None:
     """Refuse new requests and let those in flight finish, at most ``drainSeconds``."""
+    if (leaving := ctx.leaving) is not None:
+        _drain(leaving)
+
+
+def _drain(ctx: Context) -> None:
     backend = ctx.backend
     leases.gate_close(backend.name)
     if backend.state not in {State.READY, State.DEGRADED, State.DRAINING}:
@@ -104,6 +124,11 @@ def drain(ctx: Context) -> None:
 
 def release(ctx: Context) -> None:
     """Stop the engine: no process left, port free. What still streams is cut, and told so."""
+    if (leaving := ctx.leaving) is not None:
+        _release(leaving)
+
+
+def _release(ctx: Context) -> None:
     backend = ctx.backend
     inst = ctx.instance
     services.backend_transition(actor=ctx.actor, name=backend.name, to=State.STOPPING)
@@ -113,7 +138,9 @@ def release(ctx: Context) -> None:
     services.backend_transition(
         actor=ctx.actor, name=backend.name, to=State.STOPPED, instance_id="", model="", endpoint=""
     )
-    leases.gate_open(backend.name)
+    if ctx.operation.kind != OperationKind.SWITCH:
+        # Who still holds a route to what a switch has stopped must hear so; the gate opens with a start.
+        leases.gate_open(backend.name)
 
 
 def _cut_requests(backend: str) -> None:
@@ -129,7 +156,7 @@ def _cut_requests(backend: str) -> None:
 
 def _stop_instances(ctx: Context, current: supervisor.Instance | None) -> None:
     """Stop the known start, and any other of this backend that is still there."""
-    instances = supervisor.find(ctx.home, ctx.operation.backend_id)
+    instances = supervisor.find(ctx.home, ctx.name)
     if current is not None and current not in instances:
         instances.append(current)
     grace = ctx.launch.stop_timeout
@@ -141,7 +168,7 @@ def start(ctx: Context) -> None:
     """Spawn the engine and wait until it, and not a stranger on its port, serves the model."""
     backend = ctx.backend
     launch = ctx.launch
-    if _runs_as_asked(backend, launch):
+    if selectors.runs_as_asked(backend, launch):
         return
     inst = _spawned_before(backend, ctx) or _spawn(ctx, launch)
     ctx.spawned = True
@@ -165,6 +192,7 @@ def _spawn(ctx: Context, launch: Launch) -> supervisor.Instance:
         "instance_id": inst.instance_id,
         "endpoint": launch.endpoint,
         "model": launch.served_model,
+        "started_options": ctx.plain_options,
     }
     if backend.state == State.STARTING:
         services.backend_update(name=backend.name, **facts)
@@ -227,13 +255,42 @@ def _start_error(
 
 
 def warm(ctx: Context) -> None:
-    """Have the engine generate one token, so that the first person does not wait for it."""
-    ctx.say("generating a first token", 0.93)
+    """Have the engine generate one token, so that the first person does not wait for it.
+
+    An engine that loads its model on demand loads it here, so it may take as long as a start.
+    """
+    launch = ctx.launch
+    if not launch.warm:
+        return
+    _report_warming(ctx)
     try:
-        ctx.engine.warm_up(ctx.target, timeout=120.0)
+        ctx.engine.warm_up(
+            ctx.target, timeout=launch.start_timeout, cancelled=lambda: _watch_warming(ctx)
+        )
     except (httpx.HTTPError, OSError, ValueError) as exc:
         msg = f"{ctx.engine.title} started but does not answer a first request."
         raise StartFailed(msg, detail=f"{type(exc).__name__}: {exc}") from exc
+
+
+def _watch_warming(ctx: Context) -> bool:
+    """Say how far it is; raises when the operation was cancelled or the engine has ended."""
+    ctx.checkpoint()
+    inst = ctx.instance
+    if inst is not None and not supervisor.inspect(inst).alive:
+        raise _start_error(ctx, inst)
+    _report_warming(ctx)
+    return False
+
+
+def _report_warming(ctx: Context) -> None:
+    inst = ctx.instance
+    if not ctx.may_say:
+        return
+    seen = ctx.engine.progress(supervisor.log_tail(inst, _LOG_LINES)) if inst else None
+    if seen is not None and seen.fraction < 1:
+        ctx.say(seen.message, 0.05 + 0.85 * seen.fraction)
+    else:
+        ctx.say("generating a first token", 0.93)
 
 
 def commit(ctx: Context) -> None:
@@ -280,3 +337,40 @@ def undo_start(ctx: Context, *, failure: str, detail: str, cancelled: bool) -> N
         **cleared,
     )
     leases.gate_open(backend.name)
+
+
+def restore(ctx: Context) -> str:
+    """Have the backend that a switch moved away from serve as before.
+
+    Returns:
+        A sentence that says so; empty when the switch left none.
+
+    Raises:
+        StartFailed, StopFailed: it could not be started again.
+    """
+    old = ctx.restoring
+    if old is None:
+        return ""
+    backend = old.backend
+    if backend.state == State.DRAINING:
+        services.backend_undrain(actor=old.actor, name=old.name)
+    elif not is_serving(State(backend.state)):
+        _start_again(old)
+    leases.gate_open(old.name)
+    return f"{old.engine.title} serves {old.backend.model} again."
+
+
+def _start_again(old: Context) -> None:
+    if old.backend.state == State.STOPPING:
+        _release(old)
+    old.say(f"starting {old.engine.title} again", 0.5)
+    try:
+        start(old)
+        warm(old)
+        commit(old)
+    except OperationLost:
+        raise
+    except MhError as exc:
+        detail = exc.detail if isinstance(exc, StartFailed) else ""
+        undo_start(old, failure=exc.message, detail=detail, cancelled=False)
+        raise

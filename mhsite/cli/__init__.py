@@ -14,7 +14,7 @@ from typing import NoReturn
 import typer
 
 from accounts.errors import MhError
-from mhsite.cli import audit, backend, chat, develop, site, token, vllm
+from mhsite.cli import audit, backend, chat, develop, ollama, site, token, vllm
 from mhsite.cli.output import print_error
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ chat.register(app)
 develop.register(app)
 app.add_typer(backend.app, name="backend")
 app.add_typer(vllm.app, name="vllm")
+app.add_typer(ollama.app, name="ollama")
 app.add_typer(token.app, name="token")
 app.add_typer(audit.app, name="audit")
 

@@ -68,6 +68,21 @@ def stop(name: Name = None, *, as_json: Json = False) -> None:
     engine.stop(_chosen(name), Output(as_json=as_json))
 
 
+@app.command()
+def switch(
+    name: Annotated[str, typer.Argument(help="Backend to switch to.")],
+    model: Annotated[
+        str | None, typer.Option("--model", help="Model to serve; the configured one by default.")
+    ] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Stop the backend that runs and start another one; if that fails, the old one is started again."""
+    from mhsite.cli import engine
+
+    engine.switch(name, model, Output(as_json=as_json))
+
+
 def _chosen(name: str | None) -> str:
     """Return ``name``, else the backend that is active or would be."""
     from mhsite.cli.context import site_ready

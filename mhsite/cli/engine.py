@@ -15,7 +15,7 @@ from mhsite.cli.operations import perform
 from mhsite.cli.output import Output, print_error, size
 
 if TYPE_CHECKING:
-    from backends.payloads import AvailablePayload, StatusPayload
+    from backends.payloads import AvailablePayload, OperationPayload, StatusPayload
 
 NOT_RUNNING: Final = 3
 FOLLOW_SECONDS: Final = 0.3
@@ -49,6 +49,57 @@ def stop(name: str, out: Output) -> None:
     payload = perform(services.backend_stop, out, actor=owner_actor(), name=name)
     title = _available(name)[1]["title"]
     out.result(payload, f"{title} is stopped.")
+
+
+def switch(name: str, model: str | None, out: Output) -> None:
+    """Move the GPU to another engine, in the words CONTRACT.md fixes."""
+    site_ready()
+    from backends import services
+
+    told = _SwitchTold(name, model)
+    payload = perform(
+        services.backend_switch, out, told, actor=owner_actor(), name=name, model=model
+    )
+    out.result(payload, f"Backend switched to {name}")
+
+
+class _SwitchTold:
+    """Says each stage of a switch once, when it has come."""
+
+    def __init__(self, name: str, model: str | None) -> None:
+        from backends import selectors
+
+        backend = selectors.backend_get(name)
+        self._said: set[str] = set()
+        self._title = selectors.backend_engine(backend).title
+        self._model = model or selectors.backend_options(backend).model
+        self._runs = selectors.backend_is_running(backend)
+
+    def __call__(self, payload: "OperationPayload") -> None:
+        begun = {step["name"] for step in payload["steps"]}
+        old = payload["from_backend"]
+        if not begun:  # what it moves away from is settled by its first step
+            return
+        if old or not self._runs:
+            origin = f" from {old}" if old else ""
+            self._say(f"Switching backend{origin} to {payload['backend']}...")
+        if old and "release" in begun:
+            self._say(f"Stopping {self._title_of(old)}...")
+        if "start" in begun and (old or not self._runs):
+            self._say(f"Starting {self._title} with {self._model}...")
+        if old and "rollback" in begun:
+            self._say(f"Going back to {self._title_of(old)}...")
+
+    def _say(self, line: str) -> None:
+        if line not in self._said:
+            self._said.add(line)
+            typer.echo(line)
+
+    @staticmethod
+    def _title_of(name: str) -> str:
+        from backends import selectors
+
+        return selectors.backend_engine(selectors.backend_get(name)).title
 
 
 def _say_running(name: str, out: Output) -> None:
@@ -145,6 +196,9 @@ def config(name: str, key: str | None, value: str | None, out: Output) -> None:
     site_ready()
     from backends import selectors, services
 
+    if key is not None:
+        named = selectors.backend_engine(selectors.backend_get(name)).Options
+        (key,) = named.own_names({key: None})
     if key is not None and value is not None:
         services.backend_configure(
             actor=owner_actor(), name=name, options={key: option_value(value)}

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from backends.models import Operation
     from backends.payloads import OperationPayload
 
+    Tell = Callable[[OperationPayload], None]
+
 POLL_SECONDS: Final = 0.1
 #: A worker silent for this long will not go on with the operation; it is taken over here.
 WORKER_LOST_SECONDS: Final = 10.0
@@ -27,8 +29,12 @@ OPEN: Final = frozenset({"queued", "running"})
 Ask = Callable[..., "Operation"]
 
 
-def perform(ask: Ask, out: Output, **arguments: Any) -> "OperationPayload":
+def perform(
+    ask: Ask, out: Output, tell: "Tell | None" = None, **arguments: Any
+) -> "OperationPayload":
     """Ask for an operation by calling ``ask``, follow it, and return it once it has ended.
+
+    ``tell`` gets it again and again meanwhile, and says how it goes in place of the usual progress.
 
     Ctrl-C asks to cancel it; a second one stops watching.
 
@@ -40,7 +46,7 @@ def perform(ask: Ask, out: Output, **arguments: Any) -> "OperationPayload":
 
     foreground = not selectors.worker_alive()
     row = ask(foreground=foreground, **arguments)
-    payload = Follower(str(row.pk), out, foreground=foreground).follow()
+    payload = Follower(str(row.pk), out, foreground=foreground).follow(tell)
     if payload["state"] != ENDED_WELL:
         _say_why(payload, out)
         raise typer.Exit(1)
@@ -68,9 +74,9 @@ class Follower:
         if foreground:
             self._run_here()
 
-    def follow(self) -> "OperationPayload":
+    def follow(self, tell: "Tell | None" = None) -> "OperationPayload":
         """Show the steps until the operation ends; return it."""
-        with _display(self._out) as show:
+        with _display(self._out, tell) as show:
             cancelled = False
             while True:
                 try:
@@ -139,9 +145,11 @@ def _run_operations() -> None:
 
 
 @contextmanager
-def _display(out: Output) -> "Iterator[Callable[[OperationPayload], None]]":
+def _display(out: Output, tell: "Tell | None") -> "Iterator[Tell]":
     if out.as_json:
         yield lambda _payload: None
+    elif tell is not None:
+        yield tell
     elif sys.stderr.isatty():
         with _bar() as show:
             yield show

@@ -65,25 +65,26 @@ def fake(
     clean_broker: "redis.Redis",
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Callable[..., FakeBackend]]:
-    """Make the backend ``fake`` with options; whatever it started is stopped at the end."""
-    from mh_fake_engine import FakeEngine
+    """Make the backend ``fake``, or ``fake2``, with options; what they started is stopped at the end."""
+    from mh_fake_engine import FakeEngine, OtherFakeEngine
 
-    engines = {**registry.engines(), "fake": FakeEngine()}
+    engines = {**registry.engines(), "fake": FakeEngine(), "fake2": OtherFakeEngine()}
     monkeypatch.setattr(registry, "engines", lambda: engines)
     monkeypatch.setattr(services, "engines", lambda: engines)
 
-    def make(**options: Any) -> FakeBackend:
+    def make(name: str = "fake", /, **options: Any) -> FakeBackend:
         port = options.setdefault("port", free_port())
         Backend.objects.create(
-            name="fake",
-            engine="fake",
+            name=name,
+            engine=name,
             node=settings.MH_NODE,
             options=options,
             state_since=selectors.now(),
         )
-        return FakeBackend(name="fake", port=port)
+        return FakeBackend(name=name, port=port)
 
     yield make
     Operation.objects.update(cancel_requested=True)
-    for inst in supervisor.find(settings.MH_HOME, "fake"):
-        supervisor.stop(inst, grace=0.2)
+    for name in ("fake", "fake2"):
+        for inst in supervisor.find(settings.MH_HOME, name):
+            supervisor.stop(inst, grace=0.2)

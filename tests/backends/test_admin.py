@@ -10,6 +10,8 @@ from django.urls import reverse
 from accounts.models import User
 from audit.models import Event, Outcome
 from backends import cards, selectors, services
+from backends.engines.base import Detection
+from backends.engines.ollama import OllamaEngine
 from backends.lifecycle import State
 from backends.models import Backend, Operation
 from mhsite.home import REPOSITORY
@@ -53,6 +55,33 @@ def test_an_owner_sees_a_card_with_forms_a_log_and_a_chat_box(client: Client, ow
     assert 'action="/admin/backends/llm-backend/vllm/start/"' in html
     assert "data-log-text" in html
     assert 'id="mh-prompt"' in html
+
+
+def test_an_engine_that_is_not_installed_has_a_card_that_says_why(
+    client: Client, owner: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MH_OLLAMA_BIN", "/nowhere/ollama")
+    html = page_of(client, owner)
+    assert 'data-backend="ollama" data-state="missing"' in html
+    assert "MH_OLLAMA_BIN names /nowhere/ollama, which does not exist." in html
+    assert "mh ollama install" not in html
+
+
+def test_the_card_of_the_other_backend_offers_to_switch_to_it(
+    client: Client, owner: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = Detection(installed=True, version="1")
+    monkeypatch.setattr(OllamaEngine, "detect", lambda _self: installed)
+    form = 'action="/admin/backends/llm-backend/ollama/switch/" data-action="switch" '
+    assert f"{form}hidden" in page_of(client, owner)
+    Backend.objects.filter(name="vllm").update(state=State.READY, model="tiny")
+    html = page_of(client, owner)
+    assert f"{form}hidden" not in html
+    assert "Switch to Ollama</button>" in html
+    response = client.post(
+        reverse("admin:llm-backend-operate", args=["ollama", "switch"]), follow=True
+    )
+    assert "worker" in str(next(iter(response.context["messages"]))).lower()
 
 
 def test_a_guest_sees_the_state_and_nothing_to_press(client: Client, guest: User) -> None:

@@ -74,6 +74,21 @@ def test_only_the_buttons_that_make_sense_are_offered(state: str, actions: tuple
     assert card(entry(state=state)).actions == actions
 
 
+@pytest.mark.parametrize(
+    ("other", "offered"), [("ready", True), ("draining", True), ("stopped", False)]
+)
+def test_a_switch_is_offered_while_another_backend_serves(other: str, offered: bool) -> None:
+    running = other != "stopped"
+    status = {
+        "active": {"backend": "vllm"},
+        "available": {"ollama": entry(), "vllm": entry(state=other, running=running)},
+        "operation": None,
+    }
+    shown = {made.name: made for made in page.cards(status, {}, {}, installable=[], now=NOW)}
+    assert ("switch" in shown["ollama"].actions) is offered
+    assert "switch" not in shown["vllm"].actions
+
+
 def test_what_is_not_installed_says_why_and_offers_no_button() -> None:
     shown = card(entry(installed=False, reason="vLLM is not installed on this machine."))
     assert (shown.state, shown.word, shown.actions) == ("missing", "Not installed", ())

@@ -155,6 +155,19 @@ def test_an_option_is_shown_set_and_put_back(mh: Callable[..., Ran], site: None)
     assert "There is no option 'prot'" in mh("vllm", "config", "prot").err
 
 
+def test_every_engine_has_the_same_commands(
+    mh: Callable[..., Ran], site: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MH_OLLAMA_BIN", "/nowhere/ollama")
+    ran = mh("ollama", "status")
+    assert ran.status == 3
+    assert ran.out.startswith("Ollama Status: Not installed\n")
+    assert "MH_OLLAMA_BIN names /nowhere/ollama" in ran.out
+    assert mh("ollama", "config", "defaultModel", "smollm2:135m").out == "smollm2:135m\n"
+    assert mh("ollama", "config", "model").out == "smollm2:135m\n"
+    assert mh("ollama", "logs").status == 0
+
+
 def test_a_secret_option_is_never_shown(mh: Callable[..., Ran], site: None) -> None:
     ran = mh("vllm", "config", "apiKey", "a-very-secret-key")
     assert ran.out == "(set)\n"

@@ -23,9 +23,9 @@ def fake(
     transactional_db: None, clean_broker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., str]]:
     """The backend ``fake`` on a port of its own; what it started is stopped at the end."""
-    from mh_fake_engine import FakeEngine
+    from mh_fake_engine import FakeEngine, OtherFakeEngine
 
-    engines = {"fake": FakeEngine()}
+    engines = {"fake": FakeEngine(), "fake2": OtherFakeEngine()}
     monkeypatch.setattr(registry, "engines", lambda: engines)
     monkeypatch.setattr("backends.services.engines", lambda: engines)
     monkeypatch.setattr(boot, "call_command", lambda *_args, **_kwargs: None)
@@ -36,12 +36,53 @@ def fake(
         boot.database_prepare()
         options.setdefault("port", free_port())
         Backend.objects.filter(name="fake").update(options=options, node=settings.MH_NODE)
+        Backend.objects.filter(name="fake2").update(options={"port": free_port()})
         return "fake"
 
     yield make
     Operation.objects.update(cancel_requested=True)
-    for instance in supervisor.find(settings.MH_HOME, "fake"):
-        supervisor.stop(instance, grace=0.2)
+    for name in ("fake", "fake2"):
+        for instance in supervisor.find(settings.MH_HOME, name):
+            supervisor.stop(instance, grace=0.2)
+
+
+@pytest.mark.process
+def test_a_switch_says_what_the_contract_shows(
+    fake: Callable[..., str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    name = fake()
+    assert cli.run(["backend", "start", name]) == 0
+    capfd.readouterr()
+    assert cli.run(["backend", "switch", "fake2"]) == 0
+    out, _ = capfd.readouterr()
+    assert out.splitlines() == [
+        "Switching backend from fake to fake2...",
+        "Stopping Fake engine...",
+        "Starting Other fake with fake-model...",
+        "Backend switched to fake2",
+    ]
+    assert cli.run(["backend", "switch", "fake2"]) == 0
+    assert capfd.readouterr().out == "Backend switched to fake2\n"
+    assert cli.run(["backend", "switch", "fake", "--model", "other-model", "--json"]) == 0
+    answer = json.loads(capfd.readouterr().out)
+    assert (answer["state"], answer["from_backend"]) == ("succeeded", "fake2")
+
+
+@pytest.mark.process
+def test_a_switch_that_fails_goes_back_and_ends_with_1(
+    fake: Callable[..., str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    name = fake()
+    Backend.objects.filter(name="fake2").update(
+        options={"port": free_port(), "arguments": "--behaviour exit=error"}
+    )
+    assert cli.run(["backend", "start", name]) == 0
+    capfd.readouterr()
+    assert cli.run(["backend", "switch", "fake2"]) == 1
+    out, err = capfd.readouterr()
+    assert out.splitlines()[-1] == "Going back to Fake engine..."
+    assert "Fake engine serves fake-model again." in err
+    assert cli.run(["backend", "switch", "nope"]) == 1
 
 
 @pytest.mark.process

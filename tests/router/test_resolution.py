@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from router.errors import NoRoute, UnknownRoute
@@ -65,6 +67,15 @@ def test_nothing_running_says_what_the_backend_is_doing() -> None:
             route(STOPPED, **wanted)
     with pytest.raises(NoRoute, match=r"on\.ollama needs ollama, which is not running"):
         route(RUNNING, model="on.ollama")
+
+
+def test_while_the_gpu_moves_everything_says_when_to_try_again() -> None:
+    moving = replace(STOPPED, why_not="Moving.", why_code="backend_draining", retry_after=7)
+    asked = ({}, {"role": "persona"}, {"model": "default.persona"}, {"model": "qwen"})
+    for wanted in (*asked, {"model": "on.ollama"}):
+        with pytest.raises(NoRoute, match="Moving") as caught:
+            route(moving, **wanted)
+        assert (caught.value.code, caught.value.retry_after) == ("backend_draining", 7)
 
 
 def test_an_unknown_name_says_what_there_is() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from backends.engines.base import (
+    Cancelled,
     Capabilities,
     Detection,
     Engine,
@@ -14,6 +15,7 @@ from backends.engines.base import (
     Problem,
     Progress,
     Target,
+    never,
 )
 from backends.engines.models_on_disk import inventory
 from backends.engines.vllm import client, command, install, installation, log, preflight
@@ -64,8 +66,9 @@ class VllmEngine(Engine):
         """Ask ``/version``."""
         return client.version(target, timeout)
 
-    def warm_up(self, target: Target, *, timeout: float) -> None:
-        """Chat one token."""
+    def warm_up(self, target: Target, *, timeout: float, cancelled: Cancelled = never) -> None:
+        """Chat one token: too short to be cancelled."""
+        del cancelled
         client.warm_up(target, timeout)
 
     def metrics(self, target: Target, *, timeout: float) -> Metrics:

@@ -1,13 +1,18 @@
 // The REST API, with the session's cookie and its CSRF token.
 
 /** Throws an Error whose message is a sentence for a person. */
-export async function call(method, path) {
+export async function call(method, path, data = undefined) {
   const token = document.querySelector("input[name=csrfmiddlewaretoken]")?.value ?? "";
   let response;
   try {
     response = await fetch(path, {
       method,
-      headers: { Accept: "application/json", "X-CSRFToken": token },
+      headers: {
+        Accept: "application/json",
+        "X-CSRFToken": token,
+        ...(data === undefined ? {} : { "Content-Type": "application/json" }),
+      },
+      body: data === undefined ? undefined : JSON.stringify(data),
       credentials: "same-origin",
     });
   } catch {

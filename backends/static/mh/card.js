@@ -22,7 +22,7 @@ export class Card {
   }
 
   /** `entry` is this backend's part of the status payload. */
-  render(entry, active) {
+  render(entry, active, othersServe) {
     const state = this.stateOf(entry);
     const before = this.root.dataset.state;
     this.entry = entry;
@@ -30,7 +30,7 @@ export class Card {
     show(hook(this.root, "active"), active);
     write(hook(this.root, "word"), this.config.stateWords[state] ?? state);
     this.renderNotice(entry, state);
-    this.renderButtons(state);
+    this.renderButtons(state, othersServe);
     this.tick();
     if (before !== state) {
       this.announce(`${this.title}: ${this.config.stateWords[state] ?? state}`);
@@ -84,14 +84,19 @@ export class Card {
   }
 
   /** Buttons keep their places: what a second click lands on must be what the first one meant. */
-  renderButtons(state) {
+  renderButtons(state, othersServe) {
     for (const form of this.root.querySelectorAll("form[data-action]")) {
       const button = form.querySelector("button");
-      const wanted = this.config.actions[form.dataset.action].includes(state);
+      const { action } = form.dataset;
+      const sensible = action !== "switch" || othersServe;
+      const wanted = sensible && this.config.actions[action].includes(state);
       const focused = button === document.activeElement;
       button.disabled = !wanted;
       if (focused && !wanted) {
         this.operation.focus();
+      }
+      if (action === "switch") {
+        show(form, wanted);
       }
     }
   }
@@ -122,7 +127,11 @@ export class Card {
     event.preventDefault();
     await this.press(form.querySelector("button"), async () => {
       const { action } = form.dataset;
-      this.renderOperation(await call("POST", `/api/llm-backend/${this.name}/${action}`));
+      const asked =
+        action === "switch"
+          ? call("POST", "/api/llm-backend/switch", { backend: this.name })
+          : call("POST", `/api/llm-backend/${this.name}/${action}`);
+      this.renderOperation(await asked);
     });
   }
 

@@ -23,8 +23,10 @@ let heardAt = Date.now();
 let firstTime = true;
 
 function renderStatus(status) {
-  for (const [name, entry] of Object.entries(status.available)) {
-    cards.get(name)?.render(entry, status.active.backend === name);
+  const entries = Object.entries(status.available);
+  for (const [name, entry] of entries) {
+    const othersServe = entries.some(([other, { running }]) => other !== name && running);
+    cards.get(name)?.render(entry, status.active.backend === name, othersServe);
   }
   if (status.operation) {
     renderOperation(status.operation);

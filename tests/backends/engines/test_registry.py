@@ -13,6 +13,7 @@ import uv
 from django.conf import settings
 
 from backends.engines import registry
+from backends.engines.ollama import OllamaEngine
 from backends.engines.vllm import VllmEngine
 from backends.errors import UnknownBackend
 
@@ -94,11 +95,12 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[EntryPoint]:
     ]
 
 
-def test_vllm_is_found_even_where_the_project_is_not_installed(
+def test_ours_are_found_even_where_the_project_is_not_installed(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(registry, "entry_points", lambda group: ())
     assert isinstance(registry.engine("vllm"), VllmEngine)
+    assert isinstance(registry.engine("ollama"), OllamaEngine)
     assert log.errors == []
 
 
@@ -116,8 +118,8 @@ def test_a_broken_plugin_is_logged_once_by_name_and_the_others_work(
     log: Log, broken: list[EntryPoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(registry, "entry_points", lambda group: broken)
-    assert set(registry.engines()) == {"vllm"}
-    assert set(registry.engines()) == {"vllm"}
+    assert set(registry.engines()) == {"ollama", "vllm"}
+    assert set(registry.engines()) == {"ollama", "vllm"}
     assert [facts["plugin"] for facts in log.errors] == list(BROKEN)
     for facts in log.errors:
         assert BROKEN[facts["plugin"]][1] in facts["reason"]
@@ -155,7 +157,7 @@ def test_an_installed_third_party_package_is_found_and_a_broken_one_beside_it_is
     (rotten / "entry_points.txt").write_text(f"[{registry.GROUP}]\nrotten = rotten_engine:Plugin\n")
 
     done = _list_engines(target, cwd=tmp_path)
-    assert done.stdout.splitlines()[-1] == "echo vllm"
+    assert done.stdout.splitlines()[-1] == "echo ollama vllm"
     said = [line for line in (done.stdout + done.stderr).splitlines() if "skipped" in line]
     assert len(said) == 1
     assert "rotten" in said[0]

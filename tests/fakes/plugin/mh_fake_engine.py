@@ -97,7 +97,7 @@ class FakeEngine(Engine):
     def version(self, target, *, timeout):
         return self._get(target, "/version", timeout).json()["version"]
 
-    def warm_up(self, target, *, timeout):
+    def warm_up(self, target, *, timeout, cancelled=lambda: False):
         body = {
             "model": target.served_model,
             "messages": [{"role": "user", "content": "hi"}],
@@ -116,3 +116,10 @@ class FakeEngine(Engine):
 
     def failure_reason(self, log_tail):
         return next((line for line in reversed(log_tail) if "rror" in line), "")
+
+
+class OtherFakeEngine(FakeEngine):
+    """The same under another name, to switch to."""
+
+    name = "fake2"
+    title = "Other fake"

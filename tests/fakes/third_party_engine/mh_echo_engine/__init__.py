@@ -8,6 +8,7 @@ import httpx
 from pydantic import Field
 
 from backends.engines.base import (
+    Cancelled,
     Capabilities,
     Detection,
     Engine,
@@ -17,6 +18,7 @@ from backends.engines.base import (
     Problem,
     Progress,
     Target,
+    never,
 )
 
 
@@ -69,7 +71,7 @@ class EchoEngine(Engine):
     def version(self, target: Target, *, timeout: float) -> str:
         return "1.0"
 
-    def warm_up(self, target: Target, *, timeout: float) -> None:
+    def warm_up(self, target: Target, *, timeout: float, cancelled: Cancelled = never) -> None:
         httpx.get(target.endpoint, timeout=timeout, trust_env=False).raise_for_status()
 
     def progress(self, log_tail: Sequence[str]) -> Progress | None:
