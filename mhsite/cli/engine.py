@@ -72,7 +72,8 @@ class _SwitchTold:
         backend = selectors.backend_get(name)
         self._said: set[str] = set()
         self._title = selectors.backend_engine(backend).title
-        self._model = model or selectors.backend_options(backend).model
+        options = selectors.backend_options(backend)
+        self._model = model or getattr(options, "model", "its model")
         self._runs = selectors.backend_is_running(backend)
 
     def __call__(self, payload: "OperationPayload") -> None:

@@ -79,7 +79,7 @@ class Departure:
         Args:
             hurry: returns True once somebody does not want to wait any longer.
         """
-        self._cancel_open()
+        self._cancel_open(hurry)
         names = sorted({instance.backend for instance in self._mine()})
         if not names:
             return True
@@ -104,9 +104,13 @@ class Departure:
     def _mine(self) -> set[Instance]:
         return running_instances() - self._before
 
-    def _cancel_open(self) -> None:
-        for row in Operation.objects.filter(state__in=OPEN_OPERATION_STATES).exclude(kind="stop"):
+    def _cancel_open(self, hurry: Callable[[], bool]) -> None:
+        """End what is under way. A switch starts again what ran before: that is waited for, and stopped."""
+        rows = list(Operation.objects.filter(state__in=OPEN_OPERATION_STATES).exclude(kind="stop"))
+        for row in rows:
             services.operation_cancel(actor=Actor.system(), operation_id=str(row.pk))
+        if selectors.worker_alive():
+            self._wait([str(row.pk) for row in rows if row.kind == "switch"], hurry)
 
     def _wait(self, asked: list[str], hurry: Callable[[], bool]) -> None:
         deadline = time.monotonic() + STOP_SECONDS
