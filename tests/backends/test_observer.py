@@ -46,6 +46,14 @@ def observe_until(done: Callable[[], bool], seconds: float = 5.0) -> Observer:
     return observer
 
 
+def wait_until_running(port: int) -> None:
+    """Wait until the engine says that it works on a request."""
+    deadline = time.monotonic() + 10
+    while httpx.get(f"http://127.0.0.1:{port}/_fake/state").json()["running"] < 1:
+        assert time.monotonic() < deadline, "the request did not arrive"
+        time.sleep(0.02)
+
+
 def engine_pid(backend: FakeBackend) -> int:
     inst = selectors.backend_instance(backend.row)
     assert inst is not None
@@ -84,6 +92,7 @@ def test_an_engine_told_to_end_by_somebody_else_that_hangs_on_an_open_stream_is_
             + data
         )
         pids = backend.pids()
+        wait_until_running(backend.port)
         os.kill(engine_pid(backend), signal.SIGTERM)
         observe_until(lambda: backend.row.state == State.FAILED, seconds=20)
     assert "closed its port" in backend.row.failure
