@@ -3,7 +3,6 @@
 import secrets
 from contextvars import ContextVar, Token
 
-from asgiref.sync import sync_to_async
 from django.http import HttpRequest
 
 from accounts import database, services
@@ -85,14 +84,7 @@ async def authenticate(request: HttpRequest, surface: Surface) -> Actor:
     Raises:
         NotAuthenticated: the bearer token is unknown, revoked or expired.
     """
-    return await sync_to_async(_authenticate)(request, surface)
-
-
-def _authenticate(request: HttpRequest, surface: Surface) -> Actor:
-    try:
-        return actor_of(request, surface)
-    finally:
-        database.release()
+    return await database.in_database(actor_of, request, surface)
 
 
 def _token_of(request: HttpRequest) -> BearerToken:
