@@ -5,11 +5,12 @@ it keeps: however many streams there are, no more connections are open. Elsewher
 call runs as any ``sync_to_async`` does, and its connection is closed after it.
 """
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Final, ParamSpec, TypeVar
+from typing import Final, Generic, ParamSpec, TypeVar
 
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
 from django.db import connections
@@ -21,6 +22,8 @@ _T = TypeVar("_T")
 THREADS: Final = 4
 #: Seconds after which a thread of the pool opens its connection anew.
 _CONNECTION_SECONDS: Final = 60
+#: Results that ``SharedReads`` has at most; they are of use for milliseconds.
+_SHARED_MAX: Final = 64
 
 
 def release() -> None:
@@ -42,6 +45,35 @@ def _keep_connections() -> None:
             "CONN_MAX_AGE": _CONNECTION_SECONDS,
             "CONN_HEALTH_CHECKS": True,
         }
+
+
+class SharedReads(Generic[_T]):
+    """Reads of the same thing, one for many who ask at once, and none older than the question.
+
+    A read that began after somebody asked tells them what their own would: when requests queue for the
+    pool, the first read answers all that were queued. Nothing is kept for those who ask later.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[Hashable, tuple[float, _T]] = {}
+
+    def get(self, key: Hashable, asked: float, read: Callable[[], _T]) -> _T:
+        """Return what ``read`` returned to the last caller, if that began after ``asked``; else call it.
+
+        Args:
+            key: what is read.
+            asked: when the caller's request came (``time.perf_counter``).
+            read: reads it; what it raises is not shared.
+        """
+        last = self._last.get(key)
+        if last is not None and last[0] >= asked:
+            return last[1]
+        begin = time.perf_counter()
+        found = read()
+        if len(self._last) >= _SHARED_MAX:
+            self._last.clear()
+        self._last[key] = (begin, found)
+        return found
 
 
 @dataclass(frozen=True, slots=True)

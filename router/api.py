@@ -21,7 +21,8 @@ from router.streams import EventStream, Stream
 async def chat(request: HttpRequest) -> HttpResponseBase:
     """Answer a chat."""
     admitted = await services.admit(
-        lambda: actor_of(request), lambda: parse(ChatRequest, json_body(request)[1])
+        lambda came: actor_of(request, asked=came),
+        lambda: parse(ChatRequest, json_body(request)[1]),
     )
     if not admitted.asked.stream:
         return JsonResponse(await services.chat_admitted_complete(admitted))

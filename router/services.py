@@ -41,6 +41,7 @@ from router.selectors import ModelCard, Resolved
 #: By engine plugin; every other engine speaks OpenAI's API.
 _PROVIDERS: Final[dict[str, Provider]] = {}
 _DEFAULT: Final = OpenAICompatible()
+_routes: Final[database.SharedReads[Resolved]] = database.SharedReads()
 
 
 def _provider(engine: str) -> Provider:
@@ -86,14 +87,14 @@ class Admitted(Generic[_Asked]):
     begin: float
 
 
-async def admit(who: Callable[[], Actor], read: Callable[[], _Asked]) -> Admitted[_Asked]:
+async def admit(who: Callable[[float], Actor], read: Callable[[], _Asked]) -> Admitted[_Asked]:
     """Do everything that needs the database in one visit: who asks, may they, what, who answers.
 
     In this order: the body is read when it is known that they may chat, so that strangers learn
     nothing of it.
 
     Args:
-        who: says who asks; may raise ``NotAuthenticated``.
+        who: says who asks, given the time it came; may raise ``NotAuthenticated``.
         read: parses what they ask; may raise ``InvalidRequest``.
 
     Raises:
@@ -104,16 +105,18 @@ async def admit(who: Callable[[], Actor], read: Callable[[], _Asked]) -> Admitte
 
 
 def _admitted(
-    who: Callable[[], Actor], read: Callable[[], _Asked], begin: float
+    who: Callable[[float], Actor], read: Callable[[], _Asked], begin: float
 ) -> Admitted[_Asked]:
-    actor = who()
+    actor = who(begin)
     require(actor, Permission.CHAT, target_type="chat")
     asked = read()
     if isinstance(asked, ChatRequest):
-        found = selectors.resolved(role=asked.role, model=asked.model)
-    else:
-        found = selectors.resolved(model=asked.fields.get("model"))
-    return Admitted(actor, asked, found, begin)
+        return Admitted(actor, asked, _resolved(asked.role, asked.model, begin), begin)
+    return Admitted(actor, asked, _resolved(None, asked.fields.get("model"), begin), begin)
+
+
+def _resolved(role: str | None, model: str | None, asked: float) -> Resolved:
+    return _routes.get((role, model), asked, lambda: selectors.resolved(role=role, model=model))
 
 
 async def _admit_known(actor: Actor, request: ChatRequest) -> Admitted[ChatRequest]:
@@ -123,7 +126,7 @@ async def _admit_known(actor: Actor, request: ChatRequest) -> Admitted[ChatReque
 def _admitted_known(actor: Actor, request: ChatRequest, begin: float) -> Admitted[ChatRequest]:
     role, model = request.role, request.model
     require(actor, Permission.CHAT, target_type="model", target_id=role or model or "")
-    return Admitted(actor, request, selectors.resolved(role=role, model=model), begin)
+    return Admitted(actor, request, _resolved(role, model, begin), begin)
 
 
 # -- chats

@@ -77,7 +77,7 @@ async def _completion(
         parse(schema, data, always_400=True)
         return OpenAICall(path, raw, data)
 
-    admitted = await services.admit(lambda: actor_of(request, "v1"), read)
+    admitted = await services.admit(lambda came: actor_of(request, "v1", asked=came), read)
     if not admitted.asked.fields.get("stream"):
         answer = await services.relay_complete(admitted)
         return HttpResponse(answer, content_type="application/json")

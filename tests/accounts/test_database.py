@@ -1,7 +1,9 @@
 """Where database calls of async code run, with a server's pool and without."""
 
 import asyncio
+import itertools
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -70,3 +72,26 @@ async def test_an_error_comes_out_as_it_is_and_costs_no_thread() -> None:
         with pytest.raises(KeyError):
             await database.in_database(wrong)
     assert await database.in_database(User.objects.count) == 0
+
+
+def test_one_read_answers_all_who_asked_before_it_and_nobody_who_asks_later() -> None:
+    shared: database.SharedReads[int] = database.SharedReads()
+    counted = itertools.count(1)
+
+    def read() -> int:
+        return next(counted)
+
+    first, second = time.perf_counter(), time.perf_counter()
+    assert shared.get("x", first, read) == 1
+    assert shared.get("x", second, read) == 1
+    assert shared.get("y", first, read) == 2
+    later = time.perf_counter()
+    assert shared.get("x", later, read) == 3
+
+
+def test_a_read_that_fails_is_not_shared() -> None:
+    shared: database.SharedReads[int] = database.SharedReads()
+    asked = time.perf_counter()
+    with pytest.raises(ZeroDivisionError):
+        shared.get("x", asked, lambda: 1 // 0)
+    assert shared.get("x", asked, lambda: 1) == 1
