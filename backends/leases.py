@@ -87,6 +87,15 @@ class _Lease:
         self.task.cancel()
 
 
+_Command = tuple[str | float, ...]
+
+
+def _checked(answer: Any) -> Any:
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
 class _Holder:
     """The leases held on one event loop, renewed together."""
 
@@ -94,14 +103,21 @@ class _Holder:
         self.client = redis.asyncio.Redis.from_url(
             settings.REDIS_URL, socket_timeout=2, socket_connect_timeout=2, decode_responses=True
         )
-        self.take = self.client.register_script(_TAKE)
         self.leases: set[_Lease] = set()
         self.renewing: asyncio.Task[None] | None = None
+        self.waiting: list[tuple[_Command, asyncio.Future[Any]]] = []
+        self.sending: asyncio.Task[None] | None = None
 
     async def add(self, lease: _Lease) -> bool:
         now = time.time()
         keys = [_gate(lease.backend), _leases(lease.backend)]
-        taken = await self.take(keys=keys, args=[now, now + LEASE_SECONDS, lease.id])
+        asked = self._ask(("EVAL", _TAKE, 2, *keys, now, now + LEASE_SECONDS, lease.id))
+        try:
+            taken = _checked(await asyncio.shield(asked))
+        except asyncio.CancelledError:
+            # It may be taken all the same; commands go out in order.
+            self._ask(("ZREM", _leases(lease.backend), lease.id))
+            raise
         if taken:
             self.leases.add(lease)
             if self.renewing is None or self.renewing.done():
@@ -110,8 +126,34 @@ class _Holder:
 
     async def remove(self, lease: _Lease) -> None:
         self.leases.discard(lease)
-        with contextlib.suppress(redis.RedisError, asyncio.CancelledError):
-            await asyncio.shield(self.client.zrem(_leases(lease.backend), lease.id))
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(self._ask(("ZREM", _leases(lease.backend), lease.id)))
+
+    def _ask(self, command: _Command) -> "asyncio.Future[Any]":
+        """Send ``command``, in one round trip with what others send now; an error comes as the result."""
+        answer = asyncio.get_running_loop().create_future()
+        self.waiting.append((command, answer))
+        if self.sending is None or self.sending.done():
+            self.sending = asyncio.create_task(self._send())
+        return answer
+
+    async def _send(self) -> None:
+        while self.waiting:
+            batch, self.waiting = self.waiting, []
+            for (_, future), answer in zip(
+                batch, await self._answers([command for command, _ in batch]), strict=True
+            ):
+                if not future.done():
+                    future.set_result(answer)
+
+    async def _answers(self, commands: list[_Command]) -> list[Any]:
+        try:
+            async with self.client.pipeline(transaction=False) as pipe:
+                for command in commands:
+                    pipe.execute_command(*command)
+                return list(await pipe.execute(raise_on_error=False))
+        except redis.RedisError as exc:
+            return [exc] * len(commands)
 
     async def _renew(self) -> None:
         while self.leases:

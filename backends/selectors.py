@@ -50,6 +50,8 @@ class ServingTarget:
     backend: str
     engine: str
     target: Target
+    #: Whether it is the one that answers who names none.
+    active: bool = False
 
 
 def _iso(moment: datetime | None) -> str | None:
@@ -215,10 +217,13 @@ def switchboard() -> Switchboard:
 
 def active_backend() -> Backend | None:
     """Return the active backend: the one chosen, else the first there is."""
-    chosen = switchboard().active_backend
-    if chosen is not None and chosen.engine in engine_names():
-        return chosen
-    return next(iter(backend_list()), None)
+    return _active_of(backend_list())
+
+
+def _active_of(rows: list[Backend]) -> Backend | None:
+    # Every chat passes here: no row is made where there is none yet.
+    chosen = Switchboard.objects.filter(pk=1).values_list("active_backend_id", flat=True).first()
+    return next((row for row in rows if row.pk == chosen), next(iter(rows), None))
 
 
 def serving_target(name: str | None = None) -> ServingTarget:
@@ -268,10 +273,14 @@ def _retry_after(backend: Backend) -> int | None:
 
 def serving_targets() -> list[ServingTarget]:
     """Return every backend that takes requests now, the active one first."""
-    active = active_backend()
-    rows = [row for row in backend_list() if lifecycle.is_serving(State(row.state))]
-    ordered = sorted(rows, key=lambda row: active is None or row.pk != active.pk)
-    return [ServingTarget(row.name, row.engine, backend_target(row)) for row in ordered]
+    rows = backend_list()
+    active = _active_of(rows)
+    found = [
+        ServingTarget(row.name, row.engine, backend_target(row), active=row is active)
+        for row in rows
+        if lifecycle.is_serving(State(row.state))
+    ]
+    return sorted(found, key=lambda target: not target.active)
 
 
 def in_flight(name: str) -> int:

@@ -2,22 +2,23 @@
 
 import os
 
-from django.core.asgi import get_asgi_application
+import django
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mhsite.settings")
-django_http = get_asgi_application()
+django.setup(set_prefix=False)
 
 # Consumers import models, so they come after Django is set up.
 from channels.auth import AuthMiddlewareStack  # noqa: E402
 from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 
 from backends.routing import websocket_urlpatterns as backends_sockets  # noqa: E402
+from mhsite.handler import Handler  # noqa: E402
 from mhsite.limits import body_limit  # noqa: E402
 from router.routing import websocket_urlpatterns as router_sockets  # noqa: E402
 
 application = ProtocolTypeRouter(
     {
-        "http": body_limit(django_http),
+        "http": body_limit(Handler()),
         "websocket": AuthMiddlewareStack(URLRouter([*backends_sockets, *router_sockets])),
     }
 )

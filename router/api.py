@@ -8,30 +8,31 @@ from django.http import HttpRequest, HttpResponseBase, JsonResponse
 
 from accounts.actors import Actor
 from accounts.errors import MhError
-from accounts.requests import authenticate
+from accounts.requests import actor_of
 from router import services
 from router.events import ChatEvent, ErrorEvent
 from router.http import json_body, methods
 from router.schemas import ChatRequest, parse
+from router.services import Admitted
 from router.streams import EventStream, Stream
 
 
 @methods("POST")
 async def chat(request: HttpRequest) -> HttpResponseBase:
     """Answer a chat."""
-    actor = await authenticate(request, "rest")
-    await services.chat_allowed(actor)
-    _, data = json_body(request)
-    wanted = parse(ChatRequest, data)
-    if not wanted.stream:
-        return JsonResponse(await services.chat_complete(actor=actor, request=wanted))
-    stream = Stream(_frames(actor, wanted), on_error=lambda error: _error_frame(error, actor))
+    admitted = await services.admit(
+        lambda came: actor_of(request, asked=came),
+        lambda: parse(ChatRequest, json_body(request)[1]),
+    )
+    if not admitted.asked.stream:
+        return JsonResponse(await services.chat_admitted_complete(admitted))
+    stream = Stream(_frames(admitted), on_error=lambda error: _error_frame(error, admitted.actor))
     await stream.begin()
     return EventStream(stream)
 
 
-async def _frames(actor: Actor, wanted: ChatRequest) -> AsyncGenerator[bytes, None]:
-    async with aclosing(services.chat(actor=actor, request=wanted)) as events:
+async def _frames(admitted: Admitted[ChatRequest]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(services.chat_admitted(admitted)) as events:
         async for event in events:
             yield _frame(event)
 

@@ -91,10 +91,8 @@ def _registry_part(role: str | None, model: str | None) -> Registry:
 
 def _engines(targets: Mapping[str, backends.ServingTarget]) -> Engines:
     serving = {name: Serving(name, found.target.served_model) for name, found in targets.items()}
-    active = backends.active_backend()
-    return Engines(
-        serving=tuple(serving.values()), active=serving.get(active.name) if active else None
-    )
+    active = next((serving[name] for name, found in targets.items() if found.active), None)
+    return Engines(serving=tuple(serving.values()), active=active)
 
 
 def _engines_explained(targets: Mapping[str, backends.ServingTarget]) -> Engines:

@@ -1,24 +1,23 @@
 """Chats, and writes to the registry.
 
 No database connection is held while an engine answers: everything the database knows is read before,
-in one piece of synchronous code that closes its connection.
+in one piece of synchronous code.
 """
 
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
-from asgiref.sync import sync_to_async
 from django.db import transaction
 
 from accounts import database
 from accounts.actors import Actor
 from accounts.errors import MhError
 from accounts.permissions import Permission
-from audit.access import arequire, require
+from audit.access import require
 from audit.models import Category
 from audit.services import event_record
 from backends.leases import request_lease
@@ -42,19 +41,92 @@ from router.selectors import ModelCard, Resolved
 #: By engine plugin; every other engine speaks OpenAI's API.
 _PROVIDERS: Final[dict[str, Provider]] = {}
 _DEFAULT: Final = OpenAICompatible()
+_routes: Final[database.SharedReads[Resolved]] = database.SharedReads()
 
 
 def _provider(engine: str) -> Provider:
     return _PROVIDERS.get(engine, _DEFAULT)
 
 
-async def chat_allowed(actor: Actor) -> None:
-    """Return if ``actor`` may chat: asked before a body is parsed, so that strangers learn nothing of it.
+# -- admission
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAICall:
+    """A request of OpenAI's API, to be passed on with as little change as can be."""
+
+    path: str
+    #: What the client sent, and what it parses to.
+    body: bytes
+    fields: Mapping[str, Any]
+
+    def for_route(self, found: Resolved) -> bytes:
+        """Return the body for the engine: the client's own bytes where nothing has to change."""
+        defaults = {
+            name: value
+            for name, value in found.route.options.items()
+            if self.fields.get(name) is None
+            and not (name == "max_tokens" and self.fields.get("max_completion_tokens") is not None)
+        }
+        if not defaults and self.fields.get("model") == found.route.model:
+            return self.body
+        return encode({**self.fields, **defaults, "model": found.route.model})
+
+
+_Asked = TypeVar("_Asked", ChatRequest, OpenAICall)
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted(Generic[_Asked]):
+    """A request that may be sent to an engine."""
+
+    actor: Actor
+    asked: _Asked
+    found: Resolved
+    #: When it came (``time.perf_counter``).
+    begin: float
+
+
+async def admit(who: Callable[[float], Actor], read: Callable[[], _Asked]) -> Admitted[_Asked]:
+    """Do everything that needs the database in one visit: who asks, may they, what, who answers.
+
+    In this order: the body is read when it is known that they may chat, so that strangers learn
+    nothing of it.
+
+    Args:
+        who: says who asks, given the time it came; may raise ``NotAuthenticated``.
+        read: parses what they ask; may raise ``InvalidRequest``.
 
     Raises:
         NotAuthenticated, NotAllowed: they may not; the refusal is recorded.
+        MhError: the request is no good, or nobody can answer it now.
     """
-    await arequire(actor, Permission.CHAT, target_type="chat")
+    return await database.in_database(_admitted, who, read, time.perf_counter())
+
+
+def _admitted(
+    who: Callable[[float], Actor], read: Callable[[], _Asked], begin: float
+) -> Admitted[_Asked]:
+    actor = who(begin)
+    require(actor, Permission.CHAT, target_type="chat")
+    asked = read()
+    if isinstance(asked, ChatRequest):
+        return Admitted(actor, asked, _resolved(asked.role, asked.model, begin), begin)
+    return Admitted(actor, asked, _resolved(None, asked.fields.get("model"), begin), begin)
+
+
+def _resolved(role: str | None, model: str | None, asked: float) -> Resolved:
+    return _routes.get((role, model), asked, lambda: selectors.resolved(role=role, model=model))
+
+
+async def _admit_known(actor: Actor, request: ChatRequest) -> Admitted[ChatRequest]:
+    return await database.in_database(_admitted_known, actor, request, time.perf_counter())
+
+
+def _admitted_known(actor: Actor, request: ChatRequest, begin: float) -> Admitted[ChatRequest]:
+    role, model = request.role, request.model
+    require(actor, Permission.CHAT, target_type="model", target_id=role or model or "")
+    return Admitted(actor, request, _resolved(role, model, begin), begin)
 
 
 # -- chats
@@ -63,8 +135,8 @@ async def chat_allowed(actor: Actor) -> None:
 class _Clock:
     """Measures one chat."""
 
-    def __init__(self) -> None:
-        self._begin = time.perf_counter()
+    def __init__(self, begin: float) -> None:
+        self._begin = begin
         self._sent: float | None = None
         self._first: float | None = None
 
@@ -92,9 +164,16 @@ async def chat(*, actor: Actor, request: ChatRequest) -> AsyncGenerator[ChatEven
         MhError: before ``start``, and only then: not allowed, no such model, not running, refused by
             the engine. Later failures are an ``error`` event.
     """
-    clock = _Clock()
-    found = await _resolved(actor, role=request.role, model=request.model)
-    call = _call(request, found, actor.request_id)
+    async with aclosing(chat_admitted(await _admit_known(actor, request))) as events:
+        async for event in events:
+            yield event
+
+
+async def chat_admitted(admitted: Admitted[ChatRequest]) -> AsyncGenerator[ChatEvent, None]:
+    """Do what ``chat`` does, for a request that ``admit`` let in."""
+    actor, found = admitted.actor, admitted.found
+    clock = _Clock(admitted.begin)
+    call = _call(admitted.asked, found, actor.request_id)
     started = False
     try:
         async with (
@@ -126,8 +205,13 @@ async def chat_complete(*, actor: Actor, request: ChatRequest) -> ChatResult:
     Raises:
         MhError: it could not be answered, or not to the end.
     """
+    return await chat_admitted_complete(await _admit_known(actor, request))
+
+
+async def chat_admitted_complete(admitted: Admitted[ChatRequest]) -> ChatResult:
+    """Do what ``chat_complete`` does, for a request that ``admit`` let in."""
     answer = _Answer()
-    async with aclosing(chat(actor=actor, request=request)) as events:
+    async with aclosing(chat_admitted(admitted)) as events:
         async for event in events:
             answer.add(event)
     return answer.result()
@@ -227,44 +311,10 @@ def _unique(request_id: str) -> str:
     return f"{request_id[:64]}-{secrets.token_hex(6)}"
 
 
-async def _resolved(actor: Actor, *, role: str | None, model: str | None) -> Resolved:
-    return await sync_to_async(_resolved_in_thread)(actor, role, model)
-
-
-def _resolved_in_thread(actor: Actor, role: str | None, model: str | None) -> Resolved:
-    try:
-        require(actor, Permission.CHAT, target_type="model", target_id=role or model or "")
-        return selectors.resolved(role=role, model=model)
-    finally:
-        database.release()
-
-
 # -- OpenAI's API, passed on
 
 
-@dataclass(frozen=True, slots=True)
-class OpenAICall:
-    """A request of OpenAI's API, to be passed on with as little change as can be."""
-
-    path: str
-    #: What the client sent, and what it parses to.
-    body: bytes
-    fields: Mapping[str, Any]
-
-    def for_route(self, found: Resolved) -> bytes:
-        """Return the body for the engine: the client's own bytes where nothing has to change."""
-        defaults = {
-            name: value
-            for name, value in found.route.options.items()
-            if self.fields.get(name) is None
-            and not (name == "max_tokens" and self.fields.get("max_completion_tokens") is not None)
-        }
-        if not defaults and self.fields.get("model") == found.route.model:
-            return self.body
-        return encode({**self.fields, **defaults, "model": found.route.model})
-
-
-async def relay(*, actor: Actor, call: OpenAICall) -> AsyncGenerator[bytes, None]:
+async def relay(admitted: Admitted[OpenAICall]) -> AsyncGenerator[bytes, None]:
     """Pass a streamed request on; yield the engine's frames, ``[DONE]`` included.
 
     Closing it stops the generation. Iterate in one task.
@@ -272,8 +322,8 @@ async def relay(*, actor: Actor, call: OpenAICall) -> AsyncGenerator[bytes, None
     Raises:
         MhError: at any time. Before the first frame nothing has been generated.
     """
-    found = await _resolved(actor, role=None, model=call.fields.get("model"))
-    request_id = _unique(actor.request_id)
+    found, call = admitted.found, admitted.asked
+    request_id = _unique(admitted.actor.request_id)
     provider = _provider(found.engine)
     async with (
         request_lease(found.route.backend, request_id),
@@ -283,14 +333,14 @@ async def relay(*, actor: Actor, call: OpenAICall) -> AsyncGenerator[bytes, None
             yield frame
 
 
-async def relay_complete(*, actor: Actor, call: OpenAICall) -> bytes:
+async def relay_complete(admitted: Admitted[OpenAICall]) -> bytes:
     """Pass a request on that is not streamed; return the engine's answer.
 
     Raises:
         MhError: it could not be answered.
     """
-    found = await _resolved(actor, role=None, model=call.fields.get("model"))
-    request_id = _unique(actor.request_id)
+    found, call = admitted.found, admitted.asked
+    request_id = _unique(admitted.actor.request_id)
     async with request_lease(found.route.backend, request_id):
         return await _provider(found.engine).ask(
             found.target, call.path, call.for_route(found), request_id
@@ -303,15 +353,12 @@ async def models_list(*, actor: Actor) -> list[ModelCard]:
     Raises:
         NotAuthenticated, NotAllowed: they may not chat.
     """
-    return await sync_to_async(_models_in_thread)(actor)
+    return await database.in_database(_models, actor)
 
 
-def _models_in_thread(actor: Actor) -> list[ModelCard]:
-    try:
-        require(actor, Permission.CHAT, target_type="path", target_id="/v1/models")
-        return selectors.model_cards()
-    finally:
-        database.release()
+def _models(actor: Actor) -> list[ModelCard]:
+    require(actor, Permission.CHAT, target_type="path", target_id="/v1/models")
+    return selectors.model_cards()
 
 
 # -- the registry

@@ -12,7 +12,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonRespons
 
 from accounts.actors import Actor
 from accounts.errors import MhError, NotFound
-from accounts.requests import authenticate
+from accounts.requests import actor_of, authenticate
 from router import services
 from router.http import json_body, methods
 from router.schemas import OpenAIChat, OpenAICompletion, OpenAISampling, parse
@@ -72,16 +72,17 @@ async def unknown(request: HttpRequest, rest: str = "") -> HttpResponseBase:
 async def _completion(
     request: HttpRequest, schema: type[OpenAISampling], path: str
 ) -> HttpResponseBase:
-    actor = await authenticate(request, "v1")
-    await services.chat_allowed(actor)
-    raw, data = json_body(request)
-    parse(schema, data, always_400=True)
-    call = OpenAICall(path, raw, data)
-    if not data.get("stream"):
-        answer = await services.relay_complete(actor=actor, call=call)
+    def read() -> OpenAICall:
+        raw, data = json_body(request)
+        parse(schema, data, always_400=True)
+        return OpenAICall(path, raw, data)
+
+    admitted = await services.admit(lambda came: actor_of(request, "v1", asked=came), read)
+    if not admitted.asked.fields.get("stream"):
+        answer = await services.relay_complete(admitted)
         return HttpResponse(answer, content_type="application/json")
     stream = Stream(
-        services.relay(actor=actor, call=call), on_error=lambda error: _error_frame(error, actor)
+        services.relay(admitted), on_error=lambda error: _error_frame(error, admitted.actor)
     )
     await stream.begin()
     return EventStream(stream)

@@ -29,6 +29,9 @@ def serve(name: str, host: str, port: int) -> None:
 def _uvicorn(host: str, port: int) -> None:
     import uvicorn
 
+    from accounts import database
+
+    database.pool_start()
     uvicorn.run(
         APPLICATION,
         host=host,
@@ -69,8 +72,10 @@ def _granian(host: str, port: int) -> None:
 def _granian_application() -> Any:
     """Load the application in granian's worker, which dies with granian's main process."""
     die_with_parent()
+    from accounts import database
     from mhsite.asgi import application
 
+    database.pool_start()
     return application
 
 
@@ -78,8 +83,10 @@ def _daphne(host: str, port: int) -> None:
     from daphne.endpoints import build_endpoint_description_strings
     from daphne.server import Server
 
+    from accounts import database
     from mhsite.asgi import application
 
+    database.pool_start()
     Server(
         application=application,
         endpoints=build_endpoint_description_strings(host=host, port=port),

@@ -81,3 +81,38 @@ async def test_without_a_broker_it_says_so(monkeypatch: pytest.MonkeyPatch, sett
         async with leases.request_lease("fake", "r1"):
             pass
     assert caught.value.code == "broker_unavailable"
+
+
+async def test_many_at_once_are_all_counted_and_all_returned(clean_broker: "redis.Redis") -> None:
+    opened = 0
+    everybody = asyncio.Event()
+
+    async def one() -> None:
+        nonlocal opened
+        async with leases.request_lease("vllm", "same-id"):
+            opened += 1
+            if opened == 60:
+                everybody.set()
+            await everybody.wait()
+            assert leases.in_flight("vllm") > 0
+
+    connected = clean_broker.info("stats")["total_connections_received"]
+    await asyncio.gather(*(one() for _ in range(60)))
+    assert leases.in_flight("vllm") == 0
+    assert clean_broker.info("stats")["total_connections_received"] - connected <= 3
+
+
+async def test_one_that_leaves_while_it_is_counted_is_not_counted(
+    clean_broker: "redis.Redis",
+) -> None:
+    async def one() -> None:
+        async with leases.request_lease("vllm", "leaving"):
+            pytest.fail("it had left")
+
+    task = asyncio.create_task(one())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    async with leases.request_lease("vllm", "another"):
+        assert leases.in_flight("vllm") == 1

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import httpx
 import pytest
 import redis
 
+from accounts import database
 from tests.router.live import MODEL, Site, wait_until
 
 pytestmark = pytest.mark.process
@@ -164,21 +166,57 @@ def test_a_client_that_leaves_stops_the_engine(
     site.engine.await_abort(before, seconds=1)
 
 
-def test_a_stream_holds_no_database_connection(site: Site) -> None:
+def test_no_database_connection_is_held_per_stream(site: Site) -> None:
+    """However many there are: only the few threads that answer all requests keep theirs."""
     site.engine.behave(token_delay=0.02, tokens=1000)
-    with httpx.Client(base_url=site.url, headers=site.auth, trust_env=False) as client:
-        for path in SURFACES[:2]:
-            with client.stream("POST", path, json=ask(path, stream=True)) as response:
-                next(response.iter_raw())
-                wait_until(lambda: not open_databases(site), seconds=1, what="the closing")
+    with (
+        httpx.Client(base_url=site.url, headers=site.auth, trust_env=False) as client,
+        contextlib.ExitStack() as streams,
+    ):
+        for path in SURFACES[:2] * (2 * database.THREADS):
+            stream = client.stream("POST", path, json=ask(path, stream=True))
+            next(streams.enter_context(stream).iter_raw())
+        wait_until(
+            lambda: len(open_databases(site)) <= database.THREADS, seconds=1, what="the closing"
+        )
 
 
-def open_databases(site: Site) -> list[str]:
-    """The database files the web server has open."""
-    files = Path(f"/proc/{site.web}/fd").iterdir()
-    with contextlib.suppress(FileNotFoundError):
-        return [name for file in files if "mh.sqlite3" in (name := str(file.readlink()))]
-    return ["one was closed while we looked"]
+def open_databases(site: Site) -> list[Path]:
+    """The database of every connection the web server has open."""
+    names = []
+    for file in Path(f"/proc/{site.web}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            names.append(file.readlink())
+    return [name for name in names if name.name == "mh.sqlite3"]
+
+
+def test_a_revoked_token_is_refused_by_the_next_request(site: Site) -> None:
+    """On every thread that answers requests: none of them remembers."""
+    code = (
+        "from accounts.models import User; from accounts.actors import Actor;"
+        "from accounts.services import token_create;"
+        "user = User.objects.filter(role='standard').first();"
+        "token, plain = token_create(actor=Actor.system(), user=user, name='short-lived');"
+        "print(token.public_id, plain)"
+    )
+    public_id, plain = site.manage(code).split()
+    auth = {"Authorization": f"Bearer {plain}"}
+
+    def statuses() -> set[int]:
+        with ThreadPoolExecutor(8) as pool:
+            asked = [pool.submit(asked_with, site, auth) for _ in range(16)]
+            return {future.result() for future in asked}
+
+    assert statuses() == {200}
+    site.manage(
+        f"from accounts.models import Token; Token.objects.get(public_id={public_id!r}).delete()"
+    )
+    assert statuses() == {401}
+
+
+def asked_with(site: Site, auth: dict[str, str]) -> int:
+    path = "/v1/chat/completions"
+    return httpx.post(site.url + path, headers=auth, json=ask(path), trust_env=False).status_code
 
 
 def test_requests_are_cut_when_their_backend_is_stopped(site: Site) -> None:

@@ -1,0 +1,97 @@
+"""Where database calls of async code run, with a server's pool and without."""
+
+import asyncio
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.db import connection
+
+from accounts import database
+from accounts.models import User
+
+
+@pytest.fixture
+def pool(transactional_db: None) -> Iterator[None]:
+    database.pool_start()
+    yield
+    database.pool_stop()
+
+
+pooled = pytest.mark.usefixtures("pool")
+
+
+def where() -> tuple[int, int, bool]:
+    """The thread, its connection, and whether that is open before the call's query."""
+    was_open = connection.connection is not None
+    User.objects.count()
+    return threading.get_ident(), id(connection.connection), was_open
+
+
+@pytest.mark.django_db
+def test_without_a_pool_a_call_sees_the_transaction_it_is_in() -> None:
+    User.objects.create_user("ann")
+    ask = async_to_sync(database.in_database)
+    assert ask(User.objects.filter(username="ann").exists)
+
+
+@pooled
+async def test_many_calls_share_a_few_threads_that_keep_their_connections() -> None:
+    first = await asyncio.gather(*(database.in_database(where) for _ in range(40)))
+    assert len({thread for thread, _, _ in first}) <= database.THREADS
+    again = await asyncio.gather(*(database.in_database(where) for _ in range(40)))
+    assert {found[:2] for found in again} <= {found[:2] for found in first}
+    assert all(was_open for _, _, was_open in again)
+
+
+@pooled
+async def test_a_call_that_hangs_holds_up_no_other() -> None:
+    hang = threading.Event()
+    hanging = [
+        asyncio.ensure_future(database.in_database(hang.wait, 10))
+        for _ in range(database.THREADS - 1)
+    ]
+    await asyncio.sleep(0)
+    try:
+        async with asyncio.timeout(5):
+            await asyncio.gather(*(database.in_database(where) for _ in range(2)))
+    finally:
+        hang.set()
+    assert all(await asyncio.gather(*hanging))
+
+
+@pooled
+async def test_an_error_comes_out_as_it_is_and_costs_no_thread() -> None:
+    def wrong() -> None:
+        raise KeyError("x")
+
+    for _ in range(database.THREADS + 1):
+        with pytest.raises(KeyError):
+            await database.in_database(wrong)
+    assert await database.in_database(User.objects.count) == 0
+
+
+def test_one_read_answers_all_who_asked_before_it_and_nobody_who_asks_later() -> None:
+    shared: database.SharedReads[int] = database.SharedReads()
+    counted = itertools.count(1)
+
+    def read() -> int:
+        return next(counted)
+
+    first, second = time.perf_counter(), time.perf_counter()
+    assert shared.get("x", first, read) == 1
+    assert shared.get("x", second, read) == 1
+    assert shared.get("y", first, read) == 2
+    later = time.perf_counter()
+    assert shared.get("x", later, read) == 3
+
+
+def test_a_read_that_fails_is_not_shared() -> None:
+    shared: database.SharedReads[int] = database.SharedReads()
+    asked = time.perf_counter()
+    with pytest.raises(ZeroDivisionError):
+        shared.get("x", asked, lambda: 1 // 0)
+    assert shared.get("x", asked, lambda: 1) == 1
