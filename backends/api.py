@@ -1,6 +1,6 @@
 """REST of backends: a view parses, calls one service or selector, and answers."""
 
-import logging
+from collections.abc import Callable
 from typing import Any
 
 from drf_spectacular.types import OpenApiTypes
@@ -16,8 +16,6 @@ from accounts.requests import actor_of
 from audit import access
 from backends import selectors, serializers, services
 from backends.models import OPEN_OPERATION_STATES, Operation
-
-logger = logging.getLogger(__name__)
 
 #: Longest ``?wait=``, in seconds.
 WAIT_MAX = 900
@@ -69,6 +67,16 @@ def _operation_response(row: Operation, wait: float) -> Response:
     )
 
 
+def _start_response(request: Request, name: str, ask: Callable[..., Operation]) -> Response:
+    """Ask for a start or restart of the backend as the request's body says."""
+    actor = actor_of(request)
+    services.operate_check(actor=actor, name=name)
+    body = _parsed(serializers.StartRequest, request)
+    wait = _wait_seconds(request)
+    row = ask(actor=actor, name=name, model=body.get("model"), options=body.get("options"))
+    return _operation_response(row, wait)
+
+
 def _require_operator(request: Request, name: str, permission: Permission) -> None:
     """Check permission for reading one backend's inner matters."""
     access.require(
@@ -115,14 +123,7 @@ class StartView(APIView):
     )
     def post(self, request: Request, name: str) -> Response:
         """Start the backend, optionally with another model or other options."""
-        actor = actor_of(request)
-        services.operate_check(actor=actor, name=name)
-        body = _parsed(serializers.StartRequest, request)
-        wait = _wait_seconds(request)
-        row = services.backend_start(
-            actor=actor, name=name, model=body.get("model"), options=body.get("options")
-        )
-        return _operation_response(row, wait)
+        return _start_response(request, name, services.backend_start)
 
 
 class StopView(APIView):
@@ -150,14 +151,7 @@ class RestartView(APIView):
     )
     def post(self, request: Request, name: str) -> Response:
         """Stop and start the backend, optionally with another model or other options."""
-        actor = actor_of(request)
-        services.operate_check(actor=actor, name=name)
-        body = _parsed(serializers.StartRequest, request)
-        wait = _wait_seconds(request)
-        row = services.backend_restart(
-            actor=actor, name=name, model=body.get("model"), options=body.get("options")
-        )
-        return _operation_response(row, wait)
+        return _start_response(request, name, services.backend_restart)
 
 
 class SwitchView(APIView):
