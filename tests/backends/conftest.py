@@ -11,7 +11,7 @@ import redis
 from django.conf import settings
 from django.db import connections
 
-from backends import selectors, services, supervisor
+from backends import selectors, supervisor
 from backends.engines import registry
 from backends.models import Backend, Operation
 from backends.operations.runner import run_operations
@@ -70,7 +70,6 @@ def fake(
 
     engines = {**registry.engines(), "fake": FakeEngine(), "fake2": OtherFakeEngine()}
     monkeypatch.setattr(registry, "engines", lambda: engines)
-    monkeypatch.setattr(services, "engines", lambda: engines)
 
     def make(name: str = "fake", /, **options: Any) -> FakeBackend:
         port = options.setdefault("port", free_port())

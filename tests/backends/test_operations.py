@@ -256,7 +256,7 @@ def test_a_start_whose_runner_died_is_resumed_with_the_same_process(
     # A runner that is killed writes nothing more: as if lost the moment the engine is spawned.
     gone = threading.Event()
     monkeypatch.setattr(
-        "backends.operations.steps._wait_until_ready", lambda *_: (gone.set(), _die())
+        "backends.operations.steps.starting._wait_until_ready", lambda *_: (gone.set(), _die())
     )
     with pytest.raises(SystemExit):
         backend.run()
@@ -290,7 +290,6 @@ def _with_fake_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 
     engines = {"fake": FakeEngine()}
     monkeypatch.setattr(registry, "engines", lambda: engines)
-    monkeypatch.setattr(services, "engines", lambda: engines)
 
 
 def test_a_fresh_heartbeat_is_respected(

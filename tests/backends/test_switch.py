@@ -20,7 +20,7 @@ from backends import bus, ports, selectors, services, supervisor
 from backends.errors import InvalidOptions, UnknownBackend
 from backends.lifecycle import State
 from backends.models import Operation, OperationState
-from backends.operations import steps
+from backends.operations.steps import stopping
 from router.schemas import ChatRequest
 from router.services import chat_complete
 from tests.backends.conftest import FakeBackend
@@ -265,13 +265,13 @@ def test_a_cancel_just_after_the_release_starts_the_old_one_again(
 ) -> None:
     old, new = two()
     row = switch(owner_actor)
-    stop = steps._stop_instances
+    stop = stopping.stop_instances
 
     def stop_and_cancel(*arguments: Any) -> None:
         stop(*arguments)
         services.operation_cancel(actor=owner_actor, operation_id=str(row.pk))
 
-    monkeypatch.setattr(steps, "_stop_instances", stop_and_cancel)
+    monkeypatch.setattr(stopping, "stop_instances", stop_and_cancel)
     new.run()
     assert ended(row).state == OperationState.CANCELLED, ended(row).error
     serves(old, "other-model")
@@ -326,19 +326,19 @@ def test_a_roll_back_whose_runner_died_is_gone_on_with(
 def lose_the_runner_at(at: str, new: FakeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run until the middle of a step; a runner that is killed writes nothing more."""
     inner = {
-        "drain": "_drain",
-        "release": "_stop_instances",
-        "start": "_wait_until_ready",
-        "warm": "_report_warming",
-        "commit": "_version",
-        "restore": "_start_again",
+        "drain": "stopping._drain",
+        "release": "stopping.stop_instances",
+        "start": "starting._wait_until_ready",
+        "warm": "starting._report_warming",
+        "commit": "starting._version",
+        "restore": "undoing._start_again",
     }[at]
 
     def die(*_: Any) -> None:
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr(steps, inner, die)
+        patch.setattr(f"backends.operations.steps.{inner}", die)
         with pytest.raises(SystemExit):
             new.run()
     Operation.objects.filter(state=OperationState.RUNNING).update(

@@ -27,7 +27,6 @@ def fake(
 
     engines = {"fake": FakeEngine(), "fake2": OtherFakeEngine()}
     monkeypatch.setattr(registry, "engines", lambda: engines)
-    monkeypatch.setattr("backends.services.engines", lambda: engines)
     monkeypatch.setattr(boot, "call_command", lambda *_args, **_kwargs: None)
     monkeypatch.setattr(boot, "SETTINGS_FILES", ())
     monkeypatch.setenv("MH_OWNER_PASSWORD", "pw-of-the-owner")

@@ -1,0 +1,12 @@
+"""The steps. Each may be taken again after its runner died: it looks at what is, then does the rest.
+
+A step reports through its context and raises an error of ``backends.errors`` when it cannot go on;
+whoever runs it records that and undoes what was done.
+"""
+
+from backends.operations.steps.checking import preflight
+from backends.operations.steps.starting import commit, start, warm
+from backends.operations.steps.stopping import drain, release
+from backends.operations.steps.undoing import restore, undo_start
+
+__all__ = ["commit", "drain", "preflight", "release", "restore", "start", "undo_start", "warm"]

@@ -1,0 +1,75 @@
+"""What failed or was cancelled is cleared away; what ran before serves again."""
+
+from typing import Any
+
+from accounts.errors import MhError
+from backends import leases, services
+from backends.errors import OperationLost, StartFailed, StopFailed
+from backends.lifecycle import State, is_alive, is_serving
+from backends.operations.context import Context
+from backends.operations.steps.starting import commit, start, warm
+from backends.operations.steps.stopping import release_one, stop_instances
+
+
+def undo_start(ctx: Context, *, failure: str, detail: str, cancelled: bool) -> None:
+    """Clear away a start that failed or was cancelled: no process is left, the log is kept."""
+    backend = ctx.backend
+    if not is_alive(State(backend.state)) and not ctx.spawned:
+        return
+    if backend.state == State.READY and not ctx.spawned:
+        return
+    services.backend_transition(actor=ctx.actor, name=backend.name, to=State.STOPPING)
+    try:
+        stop_instances(ctx, ctx.instance)
+    except StopFailed as exc:
+        services.backend_transition(
+            actor=ctx.actor, name=backend.name, to=State.FAILED, failure=exc.message
+        )
+        return
+    cleared: dict[str, Any] = {"instance_id": "", "model": "", "endpoint": ""}
+    services.backend_transition(
+        actor=ctx.actor,
+        name=backend.name,
+        to=State.STOPPED if cancelled else State.FAILED,
+        failure="" if cancelled else failure,
+        failure_detail="" if cancelled else detail,
+        **cleared,
+    )
+    leases.gate_open(backend.name)
+
+
+def restore(ctx: Context) -> str:
+    """Have the backend that a switch moved away from serve as before.
+
+    Returns:
+        A sentence that says so; empty when the switch left none.
+
+    Raises:
+        StartFailed, StopFailed: it could not be started again.
+    """
+    old = ctx.restoring
+    if old is None:
+        return ""
+    backend = old.backend
+    if backend.state == State.DRAINING:
+        services.backend_undrain(actor=old.actor, name=old.name)
+    elif not is_serving(State(backend.state)):
+        _start_again(old)
+    leases.gate_open(old.name)
+    return f"{old.engine.title} serves {old.backend.model} again."
+
+
+def _start_again(old: Context) -> None:
+    if old.backend.state == State.STOPPING:
+        release_one(old)
+    old.say(f"starting {old.engine.title} again", 0.5)
+    try:
+        start(old)
+        warm(old)
+        commit(old)
+    except OperationLost:
+        raise
+    except MhError as exc:
+        detail = exc.detail if isinstance(exc, StartFailed) else ""
+        undo_start(old, failure=exc.message, detail=detail, cancelled=False)
+        raise

@@ -1,0 +1,294 @@
+"""Operations asked for: who may, is it valid, does it join one that waits."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.db import transaction
+
+from accounts.actors import Actor
+from accounts.permissions import Permission
+from audit import access
+from audit.models import Category, Level, Outcome
+from audit.services import event_record
+from backends import bus, selectors
+from backends.errors import (
+    InvalidOptions,
+    OperationConflict,
+    UnknownBackend,
+    WorkerUnavailable,
+)
+from backends.models import (
+    OPEN_OPERATION_STATES,
+    Backend,
+    Operation,
+    OperationKind,
+    OperationState,
+)
+from backends.services.recording import ended_event
+from backends.services.rows import operation_publish
+
+
+def backend_start(
+    *,
+    actor: Actor,
+    name: str,
+    model: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    foreground: bool = False,
+) -> Operation:
+    """Ask for backend ``name`` to be started. Returns at once with the operation.
+
+    Args:
+        actor: who asks; needs ``backends:operate``.
+        name: the backend.
+        model: what to serve; None for the configured one.
+        options: changes to the configured options, kept if the start succeeds.
+        foreground: the caller runs the operation itself, so no worker is needed.
+
+    Raises:
+        UnknownBackend, NotAllowed, NotAuthenticated, InvalidOptions, OperationConflict,
+        WorkerUnavailable.
+    """
+    changes = _changes(model, options)
+    return _operation_ask(
+        actor=actor, name=name, kind=OperationKind.START, changes=changes, foreground=foreground
+    )
+
+
+def backend_stop(*, actor: Actor, name: str, foreground: bool = False) -> Operation:
+    """Ask for backend ``name`` to be stopped; a start under way is cancelled first."""
+    return _operation_ask(
+        actor=actor, name=name, kind=OperationKind.STOP, changes={}, foreground=foreground
+    )
+
+
+def backend_restart(
+    *,
+    actor: Actor,
+    name: str,
+    model: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    foreground: bool = False,
+) -> Operation:
+    """Ask for backend ``name`` to be stopped and started again, with ``model`` and ``options`` changed."""
+    changes = _changes(model, options)
+    return _operation_ask(
+        actor=actor, name=name, kind=OperationKind.RESTART, changes=changes, foreground=foreground
+    )
+
+
+def backend_switch(
+    *, actor: Actor, name: str, model: str | None = None, foreground: bool = False
+) -> Operation:
+    """Ask for the GPU to be moved to backend ``name``: what runs now is stopped, ``name`` started.
+
+    Where that fails after the old one was stopped, the old one is started again. With nothing running
+    it is a start; a backend that already runs as asked is left as it is.
+
+    Raises:
+        As ``backend_start``; NotAllowed also for want of permission on the backend that would be stopped.
+    """
+    return _operation_ask(
+        actor=actor,
+        name=name,
+        kind=OperationKind.SWITCH,
+        changes=_changes(model, None),
+        foreground=foreground,
+    )
+
+
+def _changes(model: str | None, options: Mapping[str, Any] | None) -> dict[str, Any]:
+    changes = dict(options or {})
+    if model is not None:
+        changes["model"] = model
+    return changes
+
+
+def operate_check(*, actor: Actor, name: str) -> None:
+    """Check that ``actor`` may operate backend ``name``, before anything else about a request is said.
+
+    Raises:
+        NotAuthenticated, NotAllowed, UnknownBackend.
+    """
+    backend_for(actor, name, "request")
+
+
+def backend_for(actor: Actor, name: str, what: str) -> Backend:
+    """Return the backend after the permission check; who may not operate does not learn what exists."""
+    found = Backend.objects.filter(name=name).first()
+    access.require(
+        actor,
+        Permission.BACKENDS_OPERATE,
+        target_type="backend",
+        target_id=name[:80],
+        backend_owner_id=found.owner_id if found else None,
+    )
+    try:
+        return found or selectors.backend_get(name)
+    except UnknownBackend as exc:
+        refused(actor, name, what, exc.message)
+        raise
+
+
+def refused(actor: Actor, name: str, what: str, why: str) -> None:
+    """Record that what was asked of backend ``name`` was refused, and why."""
+    event_record(
+        actor=actor,
+        event=f"operation.{what}refused",
+        category=Category.OPERATION,
+        level=Level.WARNING,
+        outcome=Outcome.FAILURE,
+        target_type="backend",
+        target_id=name[:80],
+        message=why,
+    )
+
+
+def _operation_ask(
+    *, actor: Actor, name: str, kind: OperationKind, changes: dict[str, Any], foreground: bool
+) -> Operation:
+    backend = backend_for(actor, name, kind)
+    try:
+        changes = selectors.backend_engine(backend).Options.own_names(changes)
+        options = selectors.backend_options(backend, changes)
+        _refuse_secrets(options, changes)
+        if not foreground and not selectors.worker_alive():
+            msg = (
+                f"No worker of GPU machine {backend.node!r} is running, so nothing can be started or "
+                "stopped. Start the site with: mh up"
+            )
+            raise WorkerUnavailable(msg, retry_after=5)
+        leaving = _leaving_allowed(actor, backend, changes) if kind == OperationKind.SWITCH else ""
+        with transaction.atomic():
+            return _operation_create_or_join(actor, backend, kind, changes, leaving)
+    except (InvalidOptions, OperationConflict, WorkerUnavailable) as exc:
+        refused(actor, name, kind, exc.message)
+        raise
+
+
+def _leaving_allowed(actor: Actor, backend: Backend, changes: dict[str, Any]) -> str:
+    """Return the name of what a switch would stop, once it is known that ``actor`` may stop it."""
+    leaving = selectors.backend_to_leave(backend, changes)
+    if leaving is None:
+        return ""
+    access.require(
+        actor,
+        Permission.BACKENDS_OPERATE,
+        target_type="backend",
+        target_id=leaving.name,
+        backend_owner_id=leaving.owner_id,
+    )
+    return leaving.name
+
+
+def _refuse_secrets(options: Any, changes: dict[str, Any]) -> None:
+    """Secrets are set by configuration, which encrypts them; operations are kept as they were asked."""
+    hidden = sorted(type(options).fields_with("secret") & changes.keys())
+    if hidden:
+        msg = f"{hidden[0]} is a secret: set it with PATCH /api/llm-backend/<name>/config first."
+        raise InvalidOptions(msg, param=f"options.{hidden[0]}")
+
+
+def _operation_create_or_join(
+    actor: Actor, backend: Backend, kind: OperationKind, changes: dict[str, Any], leaving: str
+) -> Operation:
+    backend = Backend.objects.select_for_update().get(pk=backend.pk)
+    waiting = list(
+        Operation.objects.filter(backend=backend, state__in=OPEN_OPERATION_STATES).order_by(
+            "created_at"
+        )
+    )
+    same = [row for row in waiting if row.kind == kind and row.request == changes]
+    if same and same[-1] is waiting[-1] and not same[-1].cancel_requested:
+        event_record(
+            actor=actor,
+            event="operation.joined",
+            category=Category.OPERATION,
+            target_type="operation",
+            target_id=str(same[-1].pk),
+            message=f"{kind} {backend.name}",
+        )
+        return same[-1]
+    if kind == OperationKind.STOP:
+        for row in waiting:
+            _cancel(actor, row)
+    elif any(row.kind != OperationKind.STOP and not row.cancel_requested for row in waiting):
+        msg = (
+            f"{backend.name} is busy with another operation ({waiting[-1].kind}). Wait for it, or "
+            f"cancel it: POST /api/llm-backend/operations/{waiting[-1].pk}/cancel"
+        )
+        raise OperationConflict(msg)
+    return _operation_create(actor, backend, kind, changes, leaving)
+
+
+def _operation_create(
+    actor: Actor, backend: Backend, kind: OperationKind, changes: dict[str, Any], leaving: str
+) -> Operation:
+    row = Operation.objects.create(
+        kind=kind,
+        backend=backend,
+        from_backend=leaving,
+        node=backend.node,
+        request=changes,
+        eta_seconds=selectors.start_seconds_expected(backend, kind),
+        requested_by=actor.user,
+        requested_by_name=actor.name,
+        request_id=actor.request_id,
+        source_address=actor.source_address,
+        created_at=selectors.now(),
+    )
+    event_record(
+        actor=actor,
+        event="operation.requested",
+        category=Category.OPERATION,
+        target_type="operation",
+        target_id=str(row.pk),
+        message=f"{kind} {backend.name}",
+        after={"kind": kind, "backend": backend.name, "request": changes},
+    )
+    transaction.on_commit(lambda: _dispatch(row))
+    return row
+
+
+def _dispatch(row: Operation) -> None:
+    """Wake the worker. It looks for itself once a second, so a lost message only costs that second."""
+    operation_publish(str(row.pk))
+    bus.worker_wake(row.node)
+
+
+def operation_cancel(*, actor: Actor, operation_id: str) -> Operation:
+    """Ask an operation to stop; one that has ended is returned as it is."""
+    row = selectors.operation_get(operation_id)
+    access.require(
+        actor,
+        Permission.BACKENDS_OPERATE,
+        target_type="operation",
+        target_id=str(row.pk),
+        backend_owner_id=row.backend.owner_id,
+    )
+    with transaction.atomic():
+        _cancel(actor, row)
+    return selectors.operation_get(operation_id)
+
+
+def _cancel(actor: Actor, row: Operation) -> None:
+    """A waiting operation ends at once; a running one is told, and its runner undoes what it did."""
+    asked = Operation.objects.filter(pk=row.pk, cancel_requested=False).filter(
+        state__in=OPEN_OPERATION_STATES
+    )
+    if not asked.update(cancel_requested=True):
+        return
+    event_record(
+        actor=actor,
+        event="operation.cancel_requested",
+        category=Category.OPERATION,
+        target_type="operation",
+        target_id=str(row.pk),
+        message=f"{row.kind} {row.backend_id}",
+    )
+    ended = Operation.objects.filter(pk=row.pk, state=OperationState.QUEUED).update(
+        state=OperationState.CANCELLED, finished_at=selectors.now()
+    )
+    if ended:
+        ended_event(actor, row, OperationState.CANCELLED, "")
+    transaction.on_commit(lambda: operation_publish(str(row.pk)))
