@@ -38,6 +38,11 @@ OPERATION_WORDS: Final[dict[str, tuple[str, str]]] = {
     "stop": ("Stopping", "Stop"),
     "restart": ("Restarting", "Restart"),
     "switch": ("Switching", "Switch"),
+    "change_model": ("Changing the model", "Change of model"),
+    "apply": ("Applying the configuration", "Change of configuration"),
+    "unload": ("Giving the memory back", "Unload"),
+    "pull": ("Downloading", "Download"),
+    "delete": ("Deleting", "Deletion"),
 }
 OUTCOME_WORDS: Final[dict[str, str]] = {
     "queued": "waiting for the worker",

@@ -88,6 +88,26 @@ class OperationKind(models.TextChoices):
     STOP = "stop"
     RESTART = "restart"
     SWITCH = "switch"
+    #: Serve another model, without a restart where the engine can.
+    CHANGE_MODEL = "change_model"
+    #: Run with the options as they are configured now; only what changed restarts.
+    APPLY = "apply"
+    #: Give the memory back because nobody asks for anything.
+    UNLOAD = "unload"
+    PULL = "pull"
+    DELETE = "delete"
+
+
+class Lane(models.TextChoices):
+    """What operations stand in each other's way: one of each lane runs per GPU machine."""
+
+    GPU = "gpu"
+    #: Downloads and deletions of models: nobody waits hours for them to move the GPU.
+    MODELS = "models"
+
+
+#: Kinds of operations that leave the GPU alone.
+MODELS_KINDS = (OperationKind.PULL, OperationKind.DELETE)
 
 
 class Operation(models.Model):
@@ -100,6 +120,7 @@ class Operation(models.Model):
     #: What ``from_backend`` was started with, to start it again when the switch fails.
     from_options = models.JSONField(null=True, blank=True)
     node = models.CharField(max_length=255)
+    lane = models.CharField(max_length=16, choices=Lane.choices, default=Lane.GPU)
     state = models.CharField(
         max_length=16, choices=OperationState.choices, default=OperationState.QUEUED
     )
@@ -126,9 +147,9 @@ class Operation(models.Model):
         ordering = ["-created_at"]
         constraints = [
             models.UniqueConstraint(
-                fields=["node"],
+                fields=["node", "lane"],
                 condition=Q(state=OperationState.RUNNING),
-                name="one_running_operation_per_node",
+                name="one_running_operation_per_lane",
             )
         ]
 
@@ -163,3 +184,64 @@ class OperationStep(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name} ({self.state})"
+
+
+class GpuLease(models.Model):
+    """Who owns the memory of one GPU, or of the machine where it has none.
+
+    Every take counts ``fencing`` up; whoever acts under a lease gives its number, and one that is not
+    the newest is refused (Kleppmann, How to do distributed locking, 2016).
+    """
+
+    node = models.CharField(max_length=255)
+    #: UUID of the GPU as NVML gives it; ``host`` for the memory of a machine without GPUs.
+    gpu = models.CharField(max_length=64)
+    #: Names of the backends that hold it; more than one only where all of them share.
+    holders = models.JSONField(default=list)
+    fencing = models.PositiveBigIntegerField(default=0)
+    operation = models.ForeignKey(
+        Operation, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
+    )
+    taken_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["node", "gpu"]
+        constraints = [models.UniqueConstraint(fields=["node", "gpu"], name="one_lease_per_gpu")]
+
+    def __str__(self) -> str:
+        return f"{self.node} {self.gpu}: {', '.join(self.holders) or 'free'}"
+
+
+class StartKind(models.TextChoices):
+    """How a backend came to be ready."""
+
+    COLD = "cold"
+    #: From a launcher that was already warm.
+    STANDBY = "standby"
+    UNPARK = "unpark"
+    #: A model loaded into an engine that ran.
+    LOAD = "load"
+
+
+class StartRecord(models.Model):
+    """What one successful start took: for estimates of time and memory."""
+
+    backend = models.ForeignKey(Backend, on_delete=models.CASCADE, related_name="starts")
+    kind = models.CharField(max_length=16, choices=StartKind.choices, default=StartKind.COLD)
+    model = models.CharField(max_length=512)
+    #: Options that differed from the defaults; no secrets.
+    options = models.JSONField(default=dict, blank=True)
+    version = models.CharField(max_length=64, default="", blank=True)
+    seconds = models.FloatField(help_text="from the first step to ready")
+    #: Most memory seen while it ran, in bytes; None where it could not be measured.
+    peak_gpu_bytes = models.BigIntegerField(null=True, blank=True)
+    peak_host_bytes = models.BigIntegerField(null=True, blank=True)
+    #: What the plan had said, in bytes.
+    planned_bytes = models.BigIntegerField(null=True, blank=True)
+    created_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return f"{self.backend_id} {self.model}: {self.seconds:.1f} s ({self.kind})"

@@ -12,10 +12,12 @@ import typer
 from channels.routing import URLRouter
 from django.urls import URLPattern, URLResolver, get_resolver
 
+from backends.engines.base import Options
 from backends.engines.registry import engine
 from backends.routing import websocket_urlpatterns as backends_sockets
 from mhsite.cli import app
 from mhsite.config_schema import llm_backend_schema
+from mhsite.management.commands.write_schemas import with_tables
 from router.routing import websocket_urlpatterns as router_sockets
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -103,9 +105,15 @@ def test_every_websocket_is_documented(pattern: URLPattern) -> None:
 @pytest.mark.parametrize("name", ["ollama", "vllm"])
 def test_every_engine_option_is_documented(name: str) -> None:
     options = engine(name).Options
-    text = reference("files").split(f"\n### `{name}`\n")[1].split("\n#")[0]
     for field in options.model_fields:
+        heading = "Every engine" if field in Options.model_fields else f"`{name}`"
+        text = reference("files").split(f"\n### {heading}\n")[1].split("\n#")[0]
         assert f"| `{options.file_names.get(field, field)}` |" in text
+
+
+def test_the_tables_of_options_are_made_from_the_options() -> None:
+    page = DOCS / "reference" / "files.md"
+    assert page.read_text() == with_tables(page.read_text()), "run: manage.py write_schemas"
 
 
 def test_every_dependency_has_its_reason() -> None:

@@ -6,28 +6,96 @@ loop. A method may raise ``httpx.HTTPError`` or ``OSError`` for an engine that d
 the errors of ``backends.errors`` for what a person should read; anything else is a bug in the plugin
 and is logged as one.
 """
+# ruff: noqa: N815 — option names are the keys of etc/llm-backend.json
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
+
+
+def facts(group: str, *, unit: str = "", secret: bool = False, restart: bool = True) -> Any:
+    """Return a field's ``json_schema_extra``; most options of an engine are read once, at its start.
+
+    Args:
+        group: heading it stands under in forms.
+        unit: of a number, for people.
+        secret: never shown again once set.
+        restart: what runs has to be started anew for it to count.
+    """
+    said: dict[str, Any] = {"group": group, "restart": restart}
+    return said | ({"unit": unit} if unit else {}) | ({"secret": True} if secret else {})
 
 
 class Options(BaseModel):
     """Base of every plugin's ``Options``: types, bounds, defaults and help in one place.
 
     Field names are ``camelCase`` (they are the keys of ``etc/llm-backend.json``). Per-field facts go
-    into ``json_schema_extra``: ``{"secret": True}`` for values never shown again,
-    ``{"restart": True}`` for values that need a restart, ``{"group": "…"}`` for the settings form,
-    ``{"unit": "…"}``.
+    into ``json_schema_extra``: see ``facts``. The fields here are the site's own, and every engine has
+    them: how it shares the machine with others.
     """
 
     model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True)
+
+    gpus: tuple[int, ...] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=64,
+        title="GPUs",
+        description="Numbers of the GPUs it may use, as nvidia-smi counts them. Empty: as many as it "
+        "needs, from the first on.",
+        json_schema_extra=facts("GPU and switching"),
+    )
+    shareGpu: bool = Field(
+        default=False,
+        title="Share its GPUs",
+        description="Let another backend that also says so run on the same GPUs at the same time, where "
+        "the plan says that both fit.",
+        json_schema_extra=facts("GPU and switching", restart=False),
+    )
+    parking: Literal["auto", "park", "stop"] = Field(
+        default="auto",
+        title="When it must give way",
+        description="park: give all GPU memory back and stay alive, for a quick return. stop: end. auto: "
+        "park where the engine surely can, else stop.",
+        json_schema_extra=facts("GPU and switching", restart=False),
+    )
+    drainSeconds: float = Field(
+        default=10,
+        ge=0,
+        le=3600,
+        title="Drain limit",
+        description="Time that requests in flight get to finish before the engine is stopped or gives way.",
+        json_schema_extra=facts("GPU and switching", unit="s", restart=False),
+    )
+    idleUnloadSeconds: float | None = Field(
+        default=None,
+        ge=1,
+        le=31_536_000,
+        title="Give back when idle",
+        description="Time without a request after which it gives its memory back as it does when it must "
+        "give way. Empty: never.",
+        json_schema_extra=facts("GPU and switching", unit="s", restart=False),
+    )
+    onDemandStart: bool = Field(
+        default=False,
+        title="Start on demand",
+        description="A chat that needs it while it is off starts it, or switches to it.",
+        json_schema_extra=facts("GPU and switching", restart=False),
+    )
+    minimumStaySeconds: float = Field(
+        default=10,
+        ge=0,
+        le=86_400,
+        title="Shortest stay",
+        description="Time it keeps the GPU before a chat for another backend may take it away.",
+        json_schema_extra=facts("GPU and switching", unit="s", restart=False),
+    )
 
     #: Options that ``etc/llm-backend.json`` calls by another name: field to name in the file.
     file_names: ClassVar[Mapping[str, str]] = {}

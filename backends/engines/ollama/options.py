@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
-from backends.engines.base import Options
+from backends.engines.base import Options, facts
 
 #: A name as Ollama takes it: ``qwen3:14b``, ``team/model:tag``, ``hf.co/org/model:Q4_K_M``.
 ModelName = Annotated[
@@ -36,12 +36,6 @@ KvCacheType = Literal["f16", "q8_0", "q4_0"]
 DEFAULT_MODEL: Final = "defaultModel"
 
 
-def _facts(group: str, *, unit: str = "", restart: bool = True) -> Any:
-    """Return a field's ``json_schema_extra``; what Ollama is told through its environment needs a restart."""
-    facts: dict[str, Any] = {"group": group, "restart": restart}
-    return facts | ({"unit": unit} if unit else {})
-
-
 class OllamaOptions(Options):
     """What an Ollama server is started with."""
 
@@ -52,28 +46,28 @@ class OllamaOptions(Options):
         title="Default model",
         description="A model in Ollama's store, with its tag: qwen3:14b. It is loaded at the start, and "
         "answers where no other is asked for.",
-        json_schema_extra=_facts("Model", restart=False),
+        json_schema_extra=facts("Model", restart=False),
     )
     loadOnStart: bool = Field(
         default=True,
         title="Load at the start",
         description="Put the default model into memory when Ollama starts. Otherwise its first request "
         "waits for that.",
-        json_schema_extra=_facts("Model", restart=False),
+        json_schema_extra=facts("Model", restart=False),
     )
     keepAlive: Duration = Field(
         default="5m",
         title="Keep in memory",
         description="Time a model stays in memory after its last request: 5m, 1h30m, a number of "
         "seconds. 0: leaves at once. -1: stays.",
-        json_schema_extra=_facts("Model"),
+        json_schema_extra=facts("Model"),
     )
     modelsDir: Text | None = Field(
         default=None,
         title="Models folder",
         description="Absolute path of the folder that holds Ollama's models. Empty: Ollama's own, "
         ".ollama/models in the home folder.",
-        json_schema_extra=_facts("Model"),
+        json_schema_extra=facts("Model"),
     )
 
     host: Host = Field(
@@ -81,7 +75,7 @@ class OllamaOptions(Options):
         title="Host",
         description="Address Ollama listens on. It has no key of its own, so only this machine itself "
         "is allowed.",
-        json_schema_extra=_facts("Network"),
+        json_schema_extra=facts("Network"),
     )
     port: int = Field(
         default=11434,
@@ -89,7 +83,7 @@ class OllamaOptions(Options):
         le=65535,
         title="Port",
         description="Port Ollama listens on.",
-        json_schema_extra=_facts("Network"),
+        json_schema_extra=facts("Network"),
     )
 
     contextLength: int | None = Field(
@@ -99,20 +93,20 @@ class OllamaOptions(Options):
         title="Longest conversation",
         description="Longest prompt and answer together, where a request does not say. Empty: Ollama's "
         "choice by GPU memory, at least 4096.",
-        json_schema_extra=_facts("Memory", unit="tokens"),
+        json_schema_extra=facts("Memory", unit="tokens"),
     )
     flashAttention: bool | None = Field(
         default=None,
         title="Flash attention",
         description="Compute attention in less memory. Empty: where the model and the GPU can.",
-        json_schema_extra=_facts("Memory"),
+        json_schema_extra=facts("Memory"),
     )
     kvCacheType: KvCacheType | None = Field(
         default=None,
         title="Cache number format",
         description="How keys and values are kept. q8_0 halves the cache and q4_0 quarters it; both need "
         "flash attention. Empty: f16.",
-        json_schema_extra=_facts("Memory"),
+        json_schema_extra=facts("Memory"),
     )
     maxLoadedModels: int | None = Field(
         default=None,
@@ -120,7 +114,7 @@ class OllamaOptions(Options):
         le=64,
         title="Models in memory",
         description="Models in memory at once. Empty: three per GPU, or three without one.",
-        json_schema_extra=_facts("Memory", unit="models"),
+        json_schema_extra=facts("Memory", unit="models"),
     )
     numParallel: int | None = Field(
         default=None,
@@ -129,7 +123,7 @@ class OllamaOptions(Options):
         title="Requests at once",
         description="Requests a model answers at once; others wait. Each takes a context of its own. "
         "Empty: 1.",
-        json_schema_extra=_facts("Memory", unit="requests"),
+        json_schema_extra=facts("Memory", unit="requests"),
     )
 
     startTimeoutSeconds: int = Field(
@@ -139,7 +133,7 @@ class OllamaOptions(Options):
         title="Start limit",
         description="Time allowed from start to ready, the default model loaded. Big models on slow "
         "disks need more.",
-        json_schema_extra=_facts("Time limits", unit="s", restart=False),
+        json_schema_extra=facts("Time limits", unit="s", restart=False),
     )
     stopTimeoutSeconds: int = Field(
         default=10,
@@ -147,15 +141,7 @@ class OllamaOptions(Options):
         le=600,
         title="Stop limit",
         description="Time between asking Ollama to stop and killing it.",
-        json_schema_extra=_facts("Time limits", unit="s", restart=False),
-    )
-    drainSeconds: int = Field(
-        default=10,
-        ge=0,
-        le=3600,
-        title="Drain limit",
-        description="Time that requests in flight get to finish before Ollama is stopped.",
-        json_schema_extra=_facts("Time limits", unit="s", restart=False),
+        json_schema_extra=facts("Time limits", unit="s", restart=False),
     )
 
     @property

@@ -1,11 +1,11 @@
 """vLLM's options. Add a field here and it appears in the form, the API, the command line and the schema."""
 # ruff: noqa: N815 — the names are the keys of etc/llm-backend.json
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, StringConstraints
 
-from backends.engines.base import Options
+from backends.engines.base import Options, facts
 
 #: One line of text: no control characters, which no command line and no environment can carry.
 Text = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=4096)]
@@ -52,12 +52,6 @@ Quantization = Literal[
 DEFAULT_MAX_MODEL_LEN: Final = 8192
 
 
-def _facts(group: str, *, unit: str = "", secret: bool = False, restart: bool = True) -> Any:
-    """Return a field's ``json_schema_extra``; nearly every option of vLLM is read once, at start."""
-    facts: dict[str, Any] = {"group": group, "restart": restart}
-    return facts | ({"unit": unit} if unit else {}) | ({"secret": True} if secret else {})
-
-
 class VllmOptions(Options):
     """What a vLLM server is started with."""
 
@@ -66,44 +60,44 @@ class VllmOptions(Options):
         title="Model",
         description="A model on this machine: a Hugging Face name that is in the cache, the name of a "
         "folder among the model folders, or an absolute path.",
-        json_schema_extra=_facts("Model"),
+        json_schema_extra=facts("Model"),
     )
     servedModelName: Text | None = Field(
         default=None,
         title="Served name",
         description="Name clients use for the model. Empty: the model as given above.",
-        json_schema_extra=_facts("Model"),
+        json_schema_extra=facts("Model"),
     )
     revision: Text | None = Field(
         default=None,
         title="Revision",
         description="Branch, tag or commit of a model in the Hugging Face cache. Empty: main.",
-        json_schema_extra=_facts("Model"),
+        json_schema_extra=facts("Model"),
     )
     downloadDir: Text | None = Field(
         default=None,
         title="Cache folder",
         description="Another folder in the Hugging Face cache's layout, looked into first.",
-        json_schema_extra=_facts("Model"),
+        json_schema_extra=facts("Model"),
     )
     chatTemplate: Text | None = Field(
         default=None,
         title="Chat template",
         description="Absolute path of a Jinja template that replaces the model's own.",
-        json_schema_extra=_facts("Model"),
+        json_schema_extra=facts("Model"),
     )
     trustRemoteCode: bool = Field(
         default=False,
         title="Trust remote code",
         description="Run Python code that comes with the model. It can do all that the engine can.",
-        json_schema_extra=_facts("Model"),
+        json_schema_extra=facts("Model"),
     )
 
     host: Host = Field(
         default="127.0.0.1",
         title="Host",
         description="Address the engine listens on. Anything but this machine itself needs an API key.",
-        json_schema_extra=_facts("Network"),
+        json_schema_extra=facts("Network"),
     )
     port: int = Field(
         default=8000,
@@ -111,14 +105,14 @@ class VllmOptions(Options):
         le=65535,
         title="Port",
         description="Port the engine listens on.",
-        json_schema_extra=_facts("Network"),
+        json_schema_extra=facts("Network"),
     )
     apiKey: Key | None = Field(
         default=None,
         repr=False,
         title="API key",
         description="Key that clients of the engine must send. The site sends it by itself.",
-        json_schema_extra=_facts("Network", secret=True),
+        json_schema_extra=facts("Network", secret=True),
     )
 
     gpuMemoryUtilization: float = Field(
@@ -127,7 +121,7 @@ class VllmOptions(Options):
         le=1,
         title="GPU memory share",
         description="Share of each GPU's memory that the engine takes for weights and cache.",
-        json_schema_extra=_facts("Memory"),
+        json_schema_extra=facts("Memory"),
     )
     maxModelLen: int | None = Field(
         default=None,
@@ -136,13 +130,13 @@ class VllmOptions(Options):
         title="Longest conversation",
         description="Longest prompt and answer together. Empty: what the model can do, at most "
         f"{DEFAULT_MAX_MODEL_LEN}.",
-        json_schema_extra=_facts("Memory", unit="tokens"),
+        json_schema_extra=facts("Memory", unit="tokens"),
     )
     kvCacheDtype: KvCacheDtype = Field(
         default="auto",
         title="Cache number format",
         description="How keys and values are kept. fp8 halves the cache and needs a GPU that has it.",
-        json_schema_extra=_facts("Memory"),
+        json_schema_extra=facts("Memory"),
     )
     cpuKvCacheGiB: int | None = Field(
         default=None,
@@ -151,7 +145,7 @@ class VllmOptions(Options):
         title="Cache on CPU",
         description="Memory for keys and values when running without a GPU. Empty: as much as one "
         "conversation of full length needs, and at least 1.",
-        json_schema_extra=_facts("Memory", unit="GiB"),
+        json_schema_extra=facts("Memory", unit="GiB"),
     )
 
     tensorParallelSize: int = Field(
@@ -160,25 +154,25 @@ class VllmOptions(Options):
         le=64,
         title="GPUs per model",
         description="GPUs that share the model. Must divide its number of attention heads.",
-        json_schema_extra=_facts("Engine"),
+        json_schema_extra=facts("Engine"),
     )
     dtype: Dtype = Field(
         default="auto",
         title="Number format",
         description="How weights and activations are computed. auto: as the model was saved.",
-        json_schema_extra=_facts("Engine"),
+        json_schema_extra=facts("Engine"),
     )
     quantization: Quantization | None = Field(
         default=None,
         title="Quantization",
         description="How weights are packed. Empty: as the model's own configuration says.",
-        json_schema_extra=_facts("Engine"),
+        json_schema_extra=facts("Engine"),
     )
     enforceEager: bool = Field(
         default=False,
         title="No compilation",
         description="Start sooner and answer more slowly. Always on without a GPU.",
-        json_schema_extra=_facts("Engine"),
+        json_schema_extra=facts("Engine"),
     )
     seed: int | None = Field(
         default=None,
@@ -186,26 +180,26 @@ class VllmOptions(Options):
         le=2**32 - 1,
         title="Seed",
         description="Start of the random numbers. Empty: vLLM's own.",
-        json_schema_extra=_facts("Engine"),
+        json_schema_extra=facts("Engine"),
     )
 
     reasoningParser: Text | None = Field(
         default=None,
         title="Reasoning parser",
         description="How thinking is told from the answer, as vLLM names it: deepseek_r1, qwen3 …",
-        json_schema_extra=_facts("Chat"),
+        json_schema_extra=facts("Chat"),
     )
     toolCallParser: Text | None = Field(
         default=None,
         title="Tool call parser",
         description="How tool calls are read from the answer, as vLLM names it: hermes, llama3_json …",
-        json_schema_extra=_facts("Chat"),
+        json_schema_extra=facts("Chat"),
     )
     autoToolChoice: bool = Field(
         default=False,
         title="Automatic tool choice",
         description="Let the model decide when to call a tool. Needs a tool call parser.",
-        json_schema_extra=_facts("Chat"),
+        json_schema_extra=facts("Chat"),
     )
 
     startTimeoutSeconds: int = Field(
@@ -215,7 +209,7 @@ class VllmOptions(Options):
         title="Start limit",
         description="Time allowed from start to ready. Under 180 is too short for a busy machine; big "
         "models need more.",
-        json_schema_extra=_facts("Time limits", unit="s", restart=False),
+        json_schema_extra=facts("Time limits", unit="s", restart=False),
     )
     stopTimeoutSeconds: int = Field(
         default=10,
@@ -223,15 +217,7 @@ class VllmOptions(Options):
         le=600,
         title="Stop limit",
         description="Time between asking the engine to stop and killing it.",
-        json_schema_extra=_facts("Time limits", unit="s", restart=False),
-    )
-    drainSeconds: int = Field(
-        default=10,
-        ge=0,
-        le=3600,
-        title="Drain limit",
-        description="Time that requests in flight get to finish before the engine is stopped.",
-        json_schema_extra=_facts("Time limits", unit="s", restart=False),
+        json_schema_extra=facts("Time limits", unit="s", restart=False),
     )
 
     @property

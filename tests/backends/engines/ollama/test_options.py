@@ -96,7 +96,7 @@ def test_every_option_says_what_it_is() -> None:
         assert {"group", "restart"} <= facts.keys(), name
     assert OllamaOptions.fields_with("restart") == {
         "keepAlive", "modelsDir", "host", "port", "contextLength", "flashAttention", "kvCacheType",
-        "maxLoadedModels", "numParallel",
+        "maxLoadedModels", "numParallel", "gpus",
     }  # fmt: skip
     assert (
         OllamaOptions.model_json_schema()["properties"].keys() == OllamaOptions.model_fields.keys()
