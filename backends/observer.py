@@ -17,7 +17,7 @@ from django.db import DatabaseError, connections
 
 from accounts.actors import Actor
 from accounts.errors import MhError
-from backends import bus, gpu, leases, lifecycle, selectors, services, supervisor
+from backends import bus, gpu, leases, lifecycle, selectors, services, standby, supervisor
 from backends.lifecycle import State
 from backends.models import OPEN_OPERATION_STATES, Backend, Operation
 from backends.words import exit_in_words
@@ -40,6 +40,7 @@ class Observer:
 
     node: str = field(default_factory=lambda: settings.MH_NODE)
     missed: dict[str, int] = field(default_factory=dict)
+    reserve: standby.Reserve = field(default_factory=lambda: standby.Reserve(settings.MH_HOME))
     seen: dict[str, Any] = field(default_factory=dict)
     _next_probe: float = 0.0
     _published: dict[str, Any] = field(default_factory=dict)
@@ -142,6 +143,8 @@ class Observer:
     def _probe_all(self, rows: list[Backend], busy: set[str]) -> None:
         for row in rows:
             self.seen[row.name] = self._probe(row, counted=row.name not in busy)
+            if not busy:
+                self.reserve.look(row.name, selectors.standby_wanted(row))
         snapshot = {
             "observed_at": selectors.now().isoformat(),
             "backends": self.seen,
@@ -152,6 +155,7 @@ class Observer:
 
     def _probe(self, row: Backend, *, counted: bool) -> dict[str, Any]:
         facts: dict[str, Any] = {"detection": selectors.detection_now(row)}
+        facts["standby"] = standby.facts(settings.MH_HOME, row.name)
         inst = selectors.backend_instance(row)
         if inst is not None:
             facts["memory"] = supervisor.rss_bytes(inst)

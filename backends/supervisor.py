@@ -34,6 +34,8 @@ LOG_TAIL_BYTES: Final = 256 << 10
 KEEPER_TIMEOUT: Final = 15.0
 #: Seconds a keeper may take beyond grace and kill wait: leftovers, removal of files, a busy machine.
 KEEPER_MARGIN: Final = 10.0
+#: In the folder of an instance that is no engine yet.
+WAITING_FILE: Final = "waiting.json"
 
 #: Variables of the site's environment that engines inherit. Everything else is the plugin's to say.
 _INHERITED: Final = (
@@ -173,8 +175,23 @@ def find(home: Path, backend: str) -> list[Instance]:
     """Return every instance of this site with a living process, newest first.
 
     Found by their records and by the marker in their environment, so also when the keeper was
-    killed, or the records are gone.
+    killed, or the records are gone. Those that only wait to become an engine (``waiting``) are not
+    among them.
     """
+    return [inst for inst in _living(home, backend) if not is_waiting(inst)]
+
+
+def waiting(home: Path, backend: str) -> list[Instance]:
+    """Return every instance that waits to become an engine, newest first; also one that died waiting."""
+    return [inst for inst in _recorded_instances(home, backend) if is_waiting(inst)]
+
+
+def is_waiting(inst: Instance) -> bool:
+    """Return whether an instance is no engine yet: ``backends.standby``."""
+    return (inst.folder / WAITING_FILE).exists()
+
+
+def _living(home: Path, backend: str) -> list[Instance]:
     found = {inst.instance_id: inst for inst in _marked_instances(home, backend)}
     for inst in _recorded_instances(home, backend):
         if inst.instance_id not in found and _known_alive(inst, _read_record(inst)):
@@ -203,7 +220,7 @@ def _marked_instances(home: Path, backend: str) -> Iterator[Instance]:
 
 def prune(home: Path, backend: str, keep: int = 10) -> None:
     """Remove the folders of old starts: all but the ``keep`` newest and those that live."""
-    living = {inst.instance_id for inst in find(home, backend)}
+    living = {inst.instance_id for inst in _living(home, backend)}
     for inst in _recorded_instances(home, backend)[keep:]:
         if inst.instance_id not in living:
             keeper.remove_private_tmp(inst.folder, _read_record(inst, any_boot=True).tmp)

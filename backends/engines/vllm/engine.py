@@ -14,11 +14,12 @@ from backends.engines.base import (
     ModelInfo,
     Problem,
     Progress,
+    Standby,
     Target,
     never,
 )
 from backends.engines.models_on_disk import inventory
-from backends.engines.vllm import client, command, install, installation, log, preflight
+from backends.engines.vllm import client, command, fast_start, install, installation, log, preflight
 from backends.engines.vllm.options import VllmOptions
 from backends.errors import EngineNotInstalled
 
@@ -46,9 +47,18 @@ class VllmEngine(Engine):
     def launch(self, options: VllmOptions) -> Launch:
         """Build the command; raises ``EngineNotInstalled``."""
         try:
-            return command.launch(options, installation.find())
+            found = installation.find()
+            return fast_start.fast(command.launch(options, found), found)
         except installation.NotFoundError as error:
             raise EngineNotInstalled(str(error)) from error
+
+    def standby(self, options: VllmOptions) -> Standby | None:
+        """Return a launcher that has imported vLLM, where the launcher knows the installed version."""
+        try:
+            found = installation.find()
+        except installation.NotFoundError:
+            return None
+        return fast_start.standby(command.launch(options, found), found)
 
     def is_ready(self, target: Target, *, timeout: float) -> bool:
         """Ask ``/health`` and ``/v1/models``."""

@@ -68,7 +68,8 @@ class CannotError(Exception):
 
 def say(text: str) -> None:
     """Write a line to the engine's log."""
-    print(f"[mh launcher] {text}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"[mh launcher] {text}\n")
+    sys.stderr.flush()
 
 
 def folder() -> Path | None:
@@ -116,7 +117,7 @@ def preload_libraries(argv: list[str]) -> None:
     if not wanted:
         return
     env = {**os.environ, "LD_PRELOAD": ":".join([*wanted, *filter(None, [loaded])])}
-    os.execve(sys.executable, [sys.executable, *argv], env)
+    os.execve(sys.executable, [sys.executable, *argv], env)  # noqa: S606 - no shell wanted
 
 
 def cpu_libraries() -> Iterator[tuple[str, Path]]:
@@ -239,7 +240,7 @@ def start_forkserver(*, close: list[int]) -> int:
     Args:
         close: descriptors of this process that the fork server and its children must not hold.
     """
-    server = forkserver._forkserver  # type: ignore[attr-defined]  # noqa: SLF001
+    server: Any = forkserver._forkserver  # noqa: SLF001
     listener = socket.socket(socket.AF_UNIX)
     address = str(Path(tempfile.mkdtemp(prefix="mh-")) / "fork")
     listener.bind(address)
@@ -259,18 +260,19 @@ def start_forkserver(*, close: list[int]) -> int:
         os._exit(status)
     listener.close()
     os.close(alive_reader)
-    server._forkserver_address = address
-    server._forkserver_alive_fd = alive_writer
-    server._forkserver_pid = pid
+    server._forkserver_address = address  # noqa: SLF001
+    server._forkserver_alive_fd = alive_writer  # noqa: SLF001
+    server._forkserver_pid = pid  # noqa: SLF001
     return pid
 
 
 def serve_forks(listener: int, alive: int) -> int:
     """Be the fork server until nobody is left who might ask it."""
-    server = forkserver._forkserver  # type: ignore[attr-defined]  # noqa: SLF001
+    server: Any = forkserver._forkserver  # noqa: SLF001
     # Its children ask it too: the one the standard library would start for them imports all anew.
     server.ensure_running = resource_tracker.ensure_running
-    forkserver.write_signed = noting_crashes(forkserver.write_signed)  # type: ignore[attr-defined]
+    module: Any = forkserver
+    module.write_signed = noting_crashes(module.write_signed)
     with contextlib.suppress(Exception):
         sys.modules["vllm.utils.system_utils"].set_process_title("ForkServer")
     try:
@@ -291,6 +293,19 @@ def noting_crashes(write_signed: Callable[[int, int], None]) -> Callable[[int, i
     return write
 
 
+def noting_loss(connect: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Record that the fork server does not answer."""
+
+    def connect_to_new_process(fds: Any) -> Any:
+        try:
+            return connect(fds)
+        except (OSError, EOFError) as error:
+            report("crashed", f"the fork server does not answer: {error}")
+            raise
+
+    return connect_to_new_process
+
+
 def patch_multiprocessing() -> None:
     """Have ``get_context("spawn")`` answer with the fork server, and its children get our environment."""
     get_context = multiprocessing.context.DefaultContext.get_context
@@ -300,7 +315,9 @@ def patch_multiprocessing() -> None:
 
     multiprocessing.context.DefaultContext.get_context = get  # type: ignore[method-assign]
     # Bound when the package was imported.
-    multiprocessing.get_context = multiprocessing.context._default_context.get_context  # type: ignore[attr-defined]  # noqa: SLF001
+    multiprocessing.get_context = multiprocessing.context._default_context.get_context  # noqa: SLF001
+    servers: Any = forkserver
+    servers.connect_to_new_process = noting_loss(servers.connect_to_new_process)
     prepared, prepare = spawn.get_preparation_data, spawn.prepare
 
     def preparation(name: str) -> dict[str, Any]:
@@ -312,8 +329,9 @@ def patch_multiprocessing() -> None:
             take_environment(environ)
         prepare(data)
 
-    spawn.get_preparation_data = preparation
-    spawn.prepare = prepare_child
+    module: Any = spawn
+    module.get_preparation_data = preparation
+    module.prepare = prepare_child
 
 
 def take_environment(environ: dict[str, str]) -> None:
@@ -397,8 +415,8 @@ def prepare(module: str, arguments: list[str], standby: Standby | None) -> None:
     began = time.monotonic()
     (import_gently if standby else import_all)(module, arguments)
     check_cuda()
+    patch_multiprocessing()  # first: the fork server's children make processes themselves
     start_forkserver(close=[standby.descriptor] if standby else [])
-    patch_multiprocessing()
     say(f"imported in {time.monotonic() - began:.1f} s")
 
 
@@ -416,7 +434,8 @@ def run_plainly(module: str, arguments: list[str], reason: str) -> NoReturn:
     say(f"starting vLLM the plain way: {reason}")
     report("plain", reason)
     util._flush_std_streams()  # type: ignore[attr-defined]  # noqa: SLF001
-    os.execve(sys.executable, [sys.executable, "-m", module, *arguments], dict(os.environ))
+    command = [sys.executable, "-m", module, *arguments]
+    os.execve(sys.executable, command, dict(os.environ))  # noqa: S606 - no shell wanted
 
 
 def main(argv: list[str]) -> None:
