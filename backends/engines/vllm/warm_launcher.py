@@ -52,7 +52,7 @@ MODULES = (
     "uvloop",
 )
 #: Seconds a standby that was promoted waits for its line: its caller has died in between.
-ORPHANED_AFTER = 10.0
+ORPHANED_AFTER = 5.0
 #: Exit status of such a standby: EX_TEMPFAIL of sysexits.h.
 ORPHANED = 75
 #: Signals that a child of the fork server dies by when forking was at fault, and not its configuration.
