@@ -39,12 +39,13 @@ def run_worker(alive, ready) -> None:
         "environ": {
             name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "FAKE_LATE", "VLLM_API_KEY")
         },
-        "descriptors": [os.readlink(f"/proc/self/fd/{n}") for n in _descriptors()],
+        "descriptors": _open_files(),
     }
     (folder() / "worker.json").write_text(json.dumps(found))
     ready.send("ready")
     alive.poll(None)
 
 
-def _descriptors() -> list[str]:
-    return [name for name in os.listdir("/proc/self/fd") if os.path.islink(f"/proc/self/fd/{name}")]
+def _open_files() -> list[str]:
+    links = Path("/proc/self/fd").iterdir()
+    return [str(link.readlink()) for link in links if link.is_symlink()]
