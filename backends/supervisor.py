@@ -236,8 +236,15 @@ def spawn(
     *,
     log_max_bytes: int = LOG_MAX_BYTES,
     log_files: int = LOG_FILES,
+    ahead: "subprocess.Popen[bytes] | None" = None,
 ) -> None:
     """Start an engine under a keeper that outlives us; return when its process exists.
+
+    Args:
+        inst: a new instance.
+        launch: what to start.
+        log_max_bytes, log_files: when its log is rotated, and how many old ones are kept.
+        ahead: its keeper, where ``keeper_ahead`` has begun one.
 
     Raises:
         StartFailed: its process could not be made, or this instance was started before.
@@ -256,7 +263,26 @@ def spawn(
             "log_max_bytes": log_max_bytes,
             "log_files": log_files,
         },
+        ahead,
     )
+
+
+@contextlib.contextmanager
+def keeper_ahead(inst: Instance) -> Iterator["subprocess.Popen[bytes]"]:
+    """Begin the keeper of an instance that is about to be spawned: its Python starts while we do other things.
+
+    One that is not handed to ``spawn`` ends by itself, with this context or with this process.
+
+    Raises:
+        StartFailed: its process could not be made.
+    """
+    process = _begin_keeper(inst)
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            with process:
+                """Closing its input ends it."""
 
 
 def adopt(inst: Instance) -> None:
@@ -306,12 +332,21 @@ def _clean_environment() -> dict[str, str]:
     return defaults | inherited | {"PYTHONUNBUFFERED": "1", "SPT_NOENV": "1"}
 
 
-def _run_keeper(inst: Instance, spec: dict[str, Any]) -> None:
+def _run_keeper(
+    inst: Instance, spec: dict[str, Any], ahead: "subprocess.Popen[bytes] | None" = None
+) -> None:
     spec |= {"folder": str(inst.folder), "marker": inst.marker}
+    process = ahead or _begin_keeper(inst)
+    if reason := _keeper_error(process, json.dumps(spec).encode()):
+        raise _not_started(reason)
+
+
+def _begin_keeper(inst: Instance) -> "subprocess.Popen[bytes]":
+    """Start a keeper, which then waits for its specification."""
     passed = {name: os.environ[name] for name in ("PATH", "TMPDIR") if name in os.environ}
     try:
         with _open_private(inst.folder / "keeper.log") as trouble:
-            process = subprocess.Popen(
+            return subprocess.Popen(
                 [sys.executable, "-I", "-S", str(keeper.__file__), inst.marker],
                 env=passed | {"LANG": "C.UTF-8"},
                 cwd="/",
@@ -322,8 +357,6 @@ def _run_keeper(inst: Instance, spec: dict[str, Any]) -> None:
             )
     except OSError as error:
         raise _not_started(f"no keeper: {error}") from error
-    if reason := _keeper_error(process, json.dumps(spec).encode()):
-        raise _not_started(reason)
 
 
 def _keeper_error(process: subprocess.Popen[bytes], spec: bytes) -> str:

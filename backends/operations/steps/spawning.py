@@ -44,7 +44,23 @@ def spawn(ctx: Context, launch: Launch) -> supervisor.Instance:
     for stray in supervisor.find(ctx.home, backend.name):
         supervisor.stop(stray, grace=launch.stop_timeout)
     chosen = standby.choose(ctx.home, backend.name, ctx.engine.standby(ctx.options))
-    inst = chosen or supervisor.new_instance(ctx.home, backend.name)
+    if chosen is not None:
+        _record(ctx, chosen, launch)
+        inst = chosen
+        if not standby.tell(chosen, launch):
+            inst = _instead(ctx, chosen, launch, "the standby was gone")
+    else:
+        inst = supervisor.new_instance(ctx.home, backend.name)
+        with supervisor.keeper_ahead(inst) as ahead:
+            _record(ctx, inst, launch)
+            supervisor.spawn(inst, launch, ahead=ahead)
+    supervisor.prune(ctx.home, backend.name)
+    return inst
+
+
+def _record(ctx: Context, inst: supervisor.Instance, launch: Launch) -> None:
+    """Say that the backend is starting, and as which instance, before anything of it can be lost."""
+    backend = ctx.backend
     facts: dict[str, Any] = {
         "instance_id": inst.instance_id,
         "endpoint": launch.endpoint,
@@ -60,12 +76,6 @@ def spawn(ctx: Context, launch: Launch) -> supervisor.Instance:
         raise StartFailed(msg)
     leases.gate_open(backend.name)
     ctx.spawned = True
-    if chosen is None:
-        supervisor.spawn(inst, launch)
-    elif not standby.tell(chosen, launch):
-        inst = _instead(ctx, chosen, launch, "the standby was gone")
-    supervisor.prune(ctx.home, backend.name)
-    return inst
 
 
 def spawn_plainly(
