@@ -24,7 +24,7 @@ def token_of(site: WholeSite) -> str:
 
 async def under_load(site: WholeSite, names: tuple[str, ...], switches: int) -> Report:
     """Switch through ``names`` while the clients chat."""
-    clients = Clients(site.url, token_of(site), count=CLIENTS)
+    clients = Clients(site.url, token_of(site), count=CLIENTS, seconds=300)
     running = asyncio.create_task(clients.run())
     headers = dict(site.client.headers)
     async with httpx.AsyncClient(
