@@ -17,7 +17,7 @@ from django.db import DatabaseError, connections
 
 from accounts.actors import Actor
 from accounts.errors import MhError
-from backends import bus, gpu, leases, lifecycle, selectors, services, supervisor
+from backends import bus, gpu, leases, lifecycle, plan_reading, selectors, services, supervisor
 from backends.lifecycle import State
 from backends.models import OPEN_OPERATION_STATES, Backend, Operation
 from backends.words import exit_in_words
@@ -31,7 +31,7 @@ PROBE_TIMEOUT: Final = 2.0
 CLOSED_AFTER_MISSES: Final = 2
 _LOG_LINES: Final = 400
 #: Keys of a snapshot that change all the time; a change in them alone is no news.
-_NO_NEWS: Final = ("observed_at",)
+_NO_NEWS: Final = ("observed_at", "memory")
 
 
 @dataclass
@@ -146,6 +146,7 @@ class Observer:
             "observed_at": selectors.now().isoformat(),
             "backends": self.seen,
             "gpus": self._gpus(rows),
+            "memory": plan_reading.memory_now(),
         }
         bus.snapshot_write(self.node, snapshot)
         self._publish_news(snapshot)
