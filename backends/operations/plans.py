@@ -23,11 +23,16 @@ RESTART: Final[tuple[Step, ...]] = (
 #: Drains and releases the backend before, starts the new one. Holding requests meanwhile is yet to come.
 SWITCH: Final[tuple[Step, ...]] = RESTART
 
+PULL: Final[tuple[Step, ...]] = (steps.download,)
+DELETE: Final[tuple[Step, ...]] = (steps.delete,)
+
 PLANS: Final[dict[str, tuple[Step, ...]]] = {
     OperationKind.START: START,
     OperationKind.STOP: STOP,
     OperationKind.RESTART: RESTART,
     OperationKind.SWITCH: SWITCH,
+    OperationKind.PULL: PULL,
+    OperationKind.DELETE: DELETE,
 }
 
 
