@@ -19,7 +19,7 @@ from accounts.actors import Actor
 from accounts.errors import MhError
 from backends import bus, gpu, leases, lifecycle, plan_reading, selectors, services, supervisor
 from backends.lifecycle import State
-from backends.models import OPEN_OPERATION_STATES, Backend, Operation
+from backends.models import OPEN_OPERATION_STATES, Backend, Lane, Operation
 from backends.words import exit_in_words
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,9 @@ class Observer:
 
     def _busy(self) -> set[str]:
         """Return the backends that an operation is changing now; their states are the runner's."""
-        running = Operation.objects.filter(node=self.node, state__in=OPEN_OPERATION_STATES)
+        running = Operation.objects.filter(
+            node=self.node, lane=Lane.GPU, state__in=OPEN_OPERATION_STATES
+        )
         pairs = running.values_list("backend_id", "from_backend")
         return {name for pair in pairs for name in pair if name}
 

@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from django.conf import settings
-from django.db.models import F
+from django.db.models import F, QuerySet
 
 from accounts.actors import Actor
 from accounts.errors import MhError
@@ -32,6 +32,7 @@ from backends.models import (
     OPEN_OPERATION_STATES,
     SERVING_KINDS,
     Backend,
+    Lane,
     Operation,
     OperationKind,
     OperationState,
@@ -181,6 +182,11 @@ def backend_to_leave(backend: Backend, changes: dict[str, Any]) -> Backend | Non
     except MhError:  # preflight says why
         return None
     return None if runs_as_asked(backend, launch) else backend
+
+
+def backend_answers(backend: Backend) -> bool:
+    """Return whether a server of ``backend`` that we know of should answer about its models."""
+    return State(backend.state) in {State.READY, State.DEGRADED, State.DRAINING, State.PARKED}
 
 
 def backend_models(name: str) -> list[ModelInfo]:
@@ -406,6 +412,7 @@ def status() -> StatusPayload:
         active=_active(chosen, available, rows),
         available=available,
         operation=operation_current(),
+        downloads=operation_downloads(),
         gpus=snapshot.get("gpus", []),
         deployment_mode=switchboard().deployment_mode,
         worker=worker_alive(),
@@ -491,14 +498,22 @@ def operation_list(limit: int = 50, offset: int = 0) -> list[Operation]:
 
 
 def operation_current() -> OperationPayload | None:
-    """Return the operation running on this machine, else the first one waiting."""
-    row = (
-        Operation.objects.filter(node=settings.MH_NODE, state__in=OPEN_OPERATION_STATES)
+    """Return the operation that has the GPU of this machine, else the first one waiting for it."""
+    row = _open_operations(Lane.GPU).first()
+    return operation_payload(row) if row else None
+
+
+def operation_downloads() -> list[OperationPayload]:
+    """Return the downloads and deletions of models on this machine: the running one, then those waiting."""
+    return [operation_payload(row) for row in _open_operations(Lane.MODELS)]
+
+
+def _open_operations(lane: Lane) -> QuerySet[Operation]:
+    return (
+        Operation.objects.filter(node=settings.MH_NODE, lane=lane, state__in=OPEN_OPERATION_STATES)
         .prefetch_related("steps")
         .order_by(F("started_at").asc(nulls_last=True), "created_at")
-        .first()
     )
-    return operation_payload(row) if row else None
 
 
 def operation_payload(row: Operation) -> OperationPayload:
@@ -509,6 +524,7 @@ def operation_payload(row: Operation) -> OperationPayload:
         kind=row.kind,
         backend=row.backend_id,
         from_backend=row.from_backend or None,
+        model=row.request.get("model"),
         state=row.state,
         step=steps[-1]["name"] if steps else None,
         steps=steps,
@@ -646,6 +662,18 @@ def backend_owner_id(name: str) -> int | None:
 def backend_is_running(backend: Backend) -> bool:
     """Return whether the engine of ``backend`` takes requests."""
     return lifecycle.is_serving(State(backend.state))
+
+
+def backend_is_alive(backend: Backend) -> bool:
+    """Return whether a process of the engine of ``backend`` exists or may exist."""
+    return lifecycle.is_alive(State(backend.state))
+
+
+def model_started(backend: Backend) -> str:
+    """Return the model that ``backend`` was last started with, by its name on this machine."""
+    given = backend_engine(backend).Options.own_names(backend.started_options or {})
+    named = given.get("model") or getattr(backend_options(backend), "model", "")
+    return str(named) if backend_is_alive(backend) else ""
 
 
 def operation_backend_owner_id(operation_id: str) -> int | None:

@@ -34,6 +34,12 @@ class SwitchRequest(StrictSerializer):
     model = serializers.CharField(required=False, max_length=512)
 
 
+class PullRequest(StrictSerializer):
+    """What to download."""
+
+    model = serializers.CharField(max_length=512)
+
+
 class ConfigRequest(StrictSerializer):
     """Options to change; null puts one back to its default."""
 
@@ -77,6 +83,7 @@ class OperationResponse(serializers.Serializer[Any]):
     kind = serializers.CharField()
     backend = serializers.CharField()
     from_backend = serializers.CharField(allow_null=True)
+    model = serializers.CharField(allow_null=True, help_text="the model asked for")
     state = serializers.ChoiceField(
         ["queued", "running", "succeeded", "failed", "rolled_back", "cancelled"]
     )
@@ -143,6 +150,7 @@ class StatusResponse(serializers.Serializer[Any]):
     active = ActiveResponse()
     available = serializers.DictField(child=AvailableResponse())
     operation = OperationResponse(allow_null=True)
+    downloads = OperationResponse(many=True)
     gpus = serializers.ListField(child=serializers.DictField())
     deployment_mode = serializers.CharField()
     worker = serializers.BooleanField(help_text="whether a worker of this GPU machine is running")
@@ -155,7 +163,13 @@ class ModelResponse(serializers.Serializer[Any]):
     id = serializers.CharField()
     path = serializers.CharField()
     size_bytes = serializers.IntegerField()
-    problem = serializers.CharField()
+    problem = serializers.CharField(help_text="why it cannot be served; empty when it can")
+    place = serializers.CharField(help_text="hub, folder or store")
+    architecture = serializers.CharField()
+    quantization = serializers.CharField()
+    context_length = serializers.IntegerField(allow_null=True, help_text="tokens")
+    loaded = serializers.BooleanField(help_text="in the memory of the running engine")
+    configured = serializers.BooleanField(help_text="what the next start serves")
 
 
 class ModelListResponse(serializers.Serializer[Any]):

@@ -15,6 +15,7 @@ from backends.services.configuration import (
     config_import,
     options_keep,
 )
+from backends.services.library import model_delete, model_pull
 from backends.services.recording import (
     operation_actor,
     operation_beat,
@@ -49,6 +50,8 @@ __all__ = [
     "backend_update",
     "backends_ensure",
     "config_import",
+    "model_delete",
+    "model_pull",
     "operate_check",
     "operation_actor",
     "operation_beat",
