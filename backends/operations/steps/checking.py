@@ -8,6 +8,7 @@ from backends.errors import PreflightFailed
 from backends.lifecycle import State, is_alive
 from backends.models import Backend, OperationKind
 from backends.operations.context import Context
+from backends.operations.steps import gpu_guard
 
 
 def preflight(ctx: Context) -> None:
@@ -28,6 +29,7 @@ def preflight(ctx: Context) -> None:
             f"restart it: POST /api/llm-backend/{backend.name}/restart"
         )
         raise PreflightFailed(msg, code="already_running")
+    gpu_guard.check_free(ctx, launch)
     _check_port(ctx, backend, launch)
 
 
