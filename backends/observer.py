@@ -17,8 +17,19 @@ from django.db import DatabaseError, connections
 
 from accounts.actors import Actor
 from accounts.errors import MhError
-from backends import bus, gpu, leases, lifecycle, plan_reading, selectors, services, supervisor
+from backends import (
+    bus,
+    gpu,
+    gpu_holders,
+    leases,
+    lifecycle,
+    plan_reading,
+    selectors,
+    services,
+    supervisor,
+)
 from backends.lifecycle import State
+from backends.memory_peaks import Peaks
 from backends.models import OPEN_OPERATION_STATES, Backend, Lane, Operation
 from backends.words import exit_in_words
 
@@ -41,6 +52,7 @@ class Observer:
     node: str = field(default_factory=lambda: settings.MH_NODE)
     missed: dict[str, int] = field(default_factory=dict)
     seen: dict[str, Any] = field(default_factory=dict)
+    peaks: Peaks = field(default_factory=Peaks)
     _next_probe: float = 0.0
     _published: dict[str, Any] = field(default_factory=dict)
 
@@ -85,6 +97,7 @@ class Observer:
             return
         inst = selectors.backend_instance(row)
         if inst is None:
+            services.gpu_lease_release(actor=Actor.system(), backend=row.name)
             self._fail(row, f"{self._title(row)} is not running any more.", "")
             return
         seen = supervisor.inspect(inst)
@@ -116,6 +129,7 @@ class Observer:
         leases.cut(row.name)
         try:
             supervisor.stop(inst, grace=1.0)
+            services.gpu_lease_release(actor=Actor.system(), backend=row.name)
         except MhError as exc:
             logger.error("leftovers of %s: %s", row.name, exc.message)  # noqa: TRY400
         engine = selectors.backend_engine(row)
@@ -144,12 +158,15 @@ class Observer:
     def _probe_all(self, rows: list[Backend], busy: set[str]) -> None:
         for row in rows:
             self.seen[row.name] = self._probe(row, counted=row.name not in busy)
+        cards = self._gpus(rows)
         snapshot = {
             "observed_at": selectors.now().isoformat(),
             "backends": self.seen,
-            "gpus": self._gpus(rows),
+            "gpus": cards,
             "memory": plan_reading.memory_now(),
         }
+        for row in rows:
+            self.peaks.see(row, cards, self.seen[row.name].get("memory"))
         bus.snapshot_write(self.node, snapshot)
         self._publish_news(snapshot)
 
@@ -200,7 +217,8 @@ class Observer:
             if inst is not None
             for pid in supervisor.tree(inst)
         }
-        return [_gpu_payload(card, owners) for card in gpu.gpus()]
+        holders = gpu_holders.gpu_holders(self.node)
+        return [_gpu_payload(card, owners, holders) for card in gpu.gpus()]
 
     def _publish_news(self, snapshot: dict[str, Any]) -> None:
         """Send the status when something a person would see has changed."""
@@ -213,8 +231,11 @@ class Observer:
             services.status_publish()
 
 
-def _gpu_payload(card: gpu.Gpu, owners: dict[int, str]) -> dict[str, Any]:
+def _gpu_payload(
+    card: gpu.Gpu, owners: dict[int, str], holders: dict[str, list[str]]
+) -> dict[str, Any]:
     payload = asdict(card)
+    payload["holders"] = holders.get(card.uuid or gpu_holders.by_number(card.index), [])
     payload["processes"] = [
         {**process, "backend": owners.get(process["pid"])} for process in payload["processes"]
     ]

@@ -206,6 +206,9 @@ class Launch:
     start_timeout: float = 600.0
     #: Seconds between TERM and KILL.
     stop_timeout: float = 10.0
+    #: Numbers of the GPUs it uses, as nvidia-smi counts them: these it has to itself, or shares by
+    #: ``shareGpu``. Empty: none, only the machine's memory. Which they are is known by the environment.
+    gpus: tuple[int, ...] = field(default=(), compare=False)
     #: Whether a start ends with ``Engine.warm_up``; False leaves loading to the first request.
     warm: bool = field(default=True, compare=False)
 

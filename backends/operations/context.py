@@ -43,6 +43,8 @@ class Context:
     step: str = ""
     #: Whether this start is undone on failure: set once the old engine was touched or ours was spawned.
     spawned: bool = False
+    #: Number of the GPU lease this start was taken under.
+    fencing: int = 0
     started: float = field(default_factory=time.monotonic)
     _reported: float = 0.0
     _checked: float = 0.0

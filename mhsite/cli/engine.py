@@ -145,6 +145,8 @@ def gpu_memory(gpus: Iterable[dict[str, Any]], backend: str) -> str:
     if not every:
         return "no GPU"
     mine = [gpu for gpu in every if any(p["backend"] == backend for p in gpu["processes"])] or every
+    if any(gpu["memory_used"] is None or gpu["memory_total"] is None for gpu in mine):
+        return "unknown: the driver does not say"
     used = sum(gpu["memory_used"] for gpu in mine)
     total = sum(gpu["memory_total"] for gpu in mine)
     return f"{size(used)} / {size(total)} ({used / total:.0%})" if total else size(used)

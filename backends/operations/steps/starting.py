@@ -11,6 +11,7 @@ from backends.errors import StartFailed
 from backends.lifecycle import State
 from backends.models import Backend
 from backends.operations.context import Context
+from backends.operations.steps import gpu_guard
 from backends.words import exit_in_words
 
 #: Seconds between two looks at whether a starting engine is ready (FAULTS 48).
@@ -26,6 +27,7 @@ def start(ctx: Context) -> None:
     launch = ctx.launch
     if selectors.runs_as_asked(backend, launch):
         return
+    gpu_guard.take(ctx, launch)
     inst = _spawned_before(backend, ctx) or _spawn(ctx, launch)
     ctx.spawned = True
     _wait_until_ready(ctx, inst, launch)
@@ -50,16 +52,17 @@ def _spawn(ctx: Context, launch: Launch) -> supervisor.Instance:
         "model": launch.served_model,
         "started_options": ctx.plain_options,
     }
-    if backend.state == State.STARTING:
-        services.backend_update(name=backend.name, **facts)
-    elif not services.backend_transition(
-        actor=ctx.actor, name=backend.name, to=State.STARTING, **facts
-    ):
-        msg = f"{ctx.engine.title} is {backend.state} and cannot be started now."
-        raise StartFailed(msg)
+    with services.gpu_lease_held(backend=backend.name, fencing=ctx.fencing):
+        if backend.state == State.STARTING:
+            services.backend_update(name=backend.name, **facts)
+        elif not services.backend_transition(
+            actor=ctx.actor, name=backend.name, to=State.STARTING, **facts
+        ):
+            msg = f"{ctx.engine.title} is {backend.state} and cannot be started now."
+            raise StartFailed(msg)
     leases.gate_open(backend.name)
     ctx.spawned = True
-    supervisor.spawn(inst, launch)
+    gpu_guard.spawn(ctx, inst, launch)
     supervisor.prune(ctx.home, backend.name)
     return inst
 
