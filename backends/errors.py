@@ -2,10 +2,10 @@
 
 MhError
 ├── NotFound         ── UnknownBackend, UnknownOperation, UnknownModel
-├── Conflict         ── OperationConflict, OperationLost
+├── Conflict         ── OperationConflict, OperationLost, ModelInUse, ModelNotOurs, CannotDo
 ├── Invalid          ── InvalidOptions, PreflightFailed
 ├── Unavailable      ── WorkerUnavailable, BackendNotRunning ── BackendHeld, BackendMoved
-└── UpstreamFailed   ── StartFailed, StopFailed, EngineNotInstalled
+└── UpstreamFailed   ── StartFailed, StopFailed, PullFailed, DeleteFailed
 """
 
 from accounts.errors import Conflict, Invalid, NotFound, Unavailable, UpstreamFailed
@@ -45,6 +45,24 @@ class OperationLost(Conflict):
     """Another runner has taken the operation over; this one must let go."""
 
     code = "operation_lost"
+
+
+class ModelInUse(Conflict):
+    """The model is loaded, or is the one that the next start would load."""
+
+    code = "model_in_use"
+
+
+class ModelNotOurs(Conflict):
+    """The model lies where this site only reads."""
+
+    code = "model_not_ours"
+
+
+class CannotDo(Conflict):
+    """The engine has no such ability."""
+
+    code = "engine_cannot"
 
 
 class InvalidOptions(Invalid):
@@ -103,3 +121,15 @@ class StopFailed(UpstreamFailed):
     """Processes or memory of the engine are still there after the bounded wait."""
 
     code = "stop_failed"
+
+
+class PullFailed(UpstreamFailed):
+    """A model could not be downloaded; what was fetched is kept, and the same request goes on there."""
+
+    code = "pull_failed"
+
+
+class DeleteFailed(UpstreamFailed):
+    """A model could not be deleted, or not all of it."""
+
+    code = "delete_failed"

@@ -17,9 +17,21 @@ from django.db import DatabaseError, connections
 
 from accounts.actors import Actor
 from accounts.errors import MhError
-from backends import bus, gpu, leases, lifecycle, selectors, services, standby, supervisor
+from backends import (
+    bus,
+    gpu,
+    gpu_holders,
+    leases,
+    lifecycle,
+    plan_reading,
+    selectors,
+    services,
+    standby,
+    supervisor,
+)
 from backends.lifecycle import State
-from backends.models import OPEN_OPERATION_STATES, Backend, Operation
+from backends.memory_peaks import Peaks
+from backends.models import OPEN_OPERATION_STATES, Backend, Lane, Operation
 from backends.words import exit_in_words
 
 logger = logging.getLogger(__name__)
@@ -31,7 +43,7 @@ PROBE_TIMEOUT: Final = 2.0
 CLOSED_AFTER_MISSES: Final = 2
 _LOG_LINES: Final = 400
 #: Keys of a snapshot that change all the time; a change in them alone is no news.
-_NO_NEWS: Final = ("observed_at",)
+_NO_NEWS: Final = ("observed_at", "memory")
 
 
 @dataclass
@@ -42,6 +54,7 @@ class Observer:
     missed: dict[str, int] = field(default_factory=dict)
     reserve: standby.Reserve = field(default_factory=lambda: standby.Reserve(settings.MH_HOME))
     seen: dict[str, Any] = field(default_factory=dict)
+    peaks: Peaks = field(default_factory=Peaks)
     _next_probe: float = 0.0
     _published: dict[str, Any] = field(default_factory=dict)
 
@@ -73,7 +86,9 @@ class Observer:
 
     def _busy(self) -> set[str]:
         """Return the backends that an operation is changing now; their states are the runner's."""
-        running = Operation.objects.filter(node=self.node, state__in=OPEN_OPERATION_STATES)
+        running = Operation.objects.filter(
+            node=self.node, lane=Lane.GPU, state__in=OPEN_OPERATION_STATES
+        )
         pairs = running.values_list("backend_id", "from_backend")
         return {name for pair in pairs for name in pair if name}
 
@@ -84,6 +99,7 @@ class Observer:
             return
         inst = selectors.backend_instance(row)
         if inst is None:
+            services.gpu_lease_release(actor=Actor.system(), backend=row.name)
             self._fail(row, f"{self._title(row)} is not running any more.", "")
             return
         seen = supervisor.inspect(inst)
@@ -115,6 +131,7 @@ class Observer:
         leases.cut(row.name)
         try:
             supervisor.stop(inst, grace=1.0)
+            services.gpu_lease_release(actor=Actor.system(), backend=row.name)
         except MhError as exc:
             logger.error("leftovers of %s: %s", row.name, exc.message)  # noqa: TRY400
         engine = selectors.backend_engine(row)
@@ -145,11 +162,15 @@ class Observer:
             self.seen[row.name] = self._probe(row, counted=row.name not in busy)
             if not busy:
                 self.reserve.look(row.name, selectors.standby_wanted(row))
+        cards = self._gpus(rows)
         snapshot = {
             "observed_at": selectors.now().isoformat(),
             "backends": self.seen,
-            "gpus": self._gpus(rows),
+            "gpus": cards,
+            "memory": plan_reading.memory_now(),
         }
+        for row in rows:
+            self.peaks.see(row, cards, self.seen[row.name].get("memory"))
         bus.snapshot_write(self.node, snapshot)
         self._publish_news(snapshot)
 
@@ -201,7 +222,8 @@ class Observer:
             if inst is not None
             for pid in supervisor.tree(inst)
         }
-        return [_gpu_payload(card, owners) for card in gpu.gpus()]
+        holders = gpu_holders.gpu_holders(self.node)
+        return [_gpu_payload(card, owners, holders) for card in gpu.gpus()]
 
     def _publish_news(self, snapshot: dict[str, Any]) -> None:
         """Send the status when something a person would see has changed."""
@@ -214,8 +236,11 @@ class Observer:
             services.status_publish()
 
 
-def _gpu_payload(card: gpu.Gpu, owners: dict[int, str]) -> dict[str, Any]:
+def _gpu_payload(
+    card: gpu.Gpu, owners: dict[int, str], holders: dict[str, list[str]]
+) -> dict[str, Any]:
     payload = asdict(card)
+    payload["holders"] = holders.get(card.uuid or gpu_holders.by_number(card.index), [])
     payload["processes"] = [
         {**process, "backend": owners.get(process["pid"])} for process in payload["processes"]
     ]

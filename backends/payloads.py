@@ -68,6 +68,8 @@ class OperationPayload(TypedDict):
     kind: str
     backend: str
     from_backend: str | None
+    #: The model asked for, where one was named.
+    model: str | None
     state: str
     step: str | None
     steps: list[StepPayload]
@@ -86,6 +88,7 @@ class StatusPayload(TypedDict):
     active: ActivePayload
     available: dict[str, AvailablePayload]
     operation: OperationPayload | None
+    downloads: list[OperationPayload]
     gpus: list[dict[str, Any]]
     deployment_mode: str
     worker: bool

@@ -1,5 +1,6 @@
 """Reads: status, operations, logs, and where a request can be sent."""
 
+import logging
 import math
 import time
 from collections.abc import Iterable
@@ -10,20 +11,28 @@ from statistics import median
 from typing import Any
 
 from django.conf import settings
-from django.db.models import F
+from django.db.models import F, QuerySet
 
 from accounts.actors import Actor
 from accounts.errors import MhError
 from accounts.permissions import Permission, is_allowed
-from backends import bus, leases, lifecycle, secrets, supervisor
+from backends import bus, leases, lifecycle, plan_reading, planning, secrets, supervisor
 from backends.engines import registry
 from backends.engines.base import Engine, Launch, ModelInfo, Standby, Target
-from backends.errors import BackendNotRunning, InvalidOptions, UnknownBackend, UnknownOperation
+from backends.engines.estimates import Estimate, unknown
+from backends.errors import (
+    BackendNotRunning,
+    InvalidOptions,
+    UnknownBackend,
+    UnknownModel,
+    UnknownOperation,
+)
 from backends.lifecycle import State
 from backends.models import (
     OPEN_OPERATION_STATES,
     SERVING_KINDS,
     Backend,
+    Lane,
     Operation,
     OperationKind,
     OperationState,
@@ -37,6 +46,8 @@ from backends.payloads import (
     StatusPayload,
     StepPayload,
 )
+
+logger = logging.getLogger(__name__)
 
 #: Bytes of log read at once for somebody who follows it.
 _LOG_CHUNK = 256 * 1024
@@ -185,6 +196,11 @@ def backend_to_leave(backend: Backend, changes: dict[str, Any]) -> Backend | Non
     except MhError:  # preflight says why
         return None
     return None if runs_as_asked(backend, launch) else backend
+
+
+def backend_answers(backend: Backend) -> bool:
+    """Return whether a server of ``backend`` that we know of should answer about its models."""
+    return State(backend.state) in {State.READY, State.DEGRADED, State.DRAINING, State.PARKED}
 
 
 def backend_models(name: str) -> list[ModelInfo]:
@@ -410,6 +426,7 @@ def status() -> StatusPayload:
         active=_active(chosen, available, rows),
         available=available,
         operation=operation_current(),
+        downloads=operation_downloads(),
         gpus=snapshot.get("gpus", []),
         deployment_mode=switchboard().deployment_mode,
         worker=worker_alive(),
@@ -496,14 +513,22 @@ def operation_list(limit: int = 50, offset: int = 0) -> list[Operation]:
 
 
 def operation_current() -> OperationPayload | None:
-    """Return the operation running on this machine, else the first one waiting."""
-    row = (
-        Operation.objects.filter(node=settings.MH_NODE, state__in=OPEN_OPERATION_STATES)
+    """Return the operation that has the GPU of this machine, else the first one waiting for it."""
+    row = _open_operations(Lane.GPU).first()
+    return operation_payload(row) if row else None
+
+
+def operation_downloads() -> list[OperationPayload]:
+    """Return the downloads and deletions of models on this machine: the running one, then those waiting."""
+    return [operation_payload(row) for row in _open_operations(Lane.MODELS)]
+
+
+def _open_operations(lane: Lane) -> QuerySet[Operation]:
+    return (
+        Operation.objects.filter(node=settings.MH_NODE, lane=lane, state__in=OPEN_OPERATION_STATES)
         .prefetch_related("steps")
         .order_by(F("started_at").asc(nulls_last=True), "created_at")
-        .first()
     )
-    return operation_payload(row) if row else None
 
 
 def operation_payload(row: Operation) -> OperationPayload:
@@ -514,6 +539,7 @@ def operation_payload(row: Operation) -> OperationPayload:
         kind=row.kind,
         backend=row.backend_id,
         from_backend=row.from_backend or None,
+        model=row.request.get("model"),
         state=row.state,
         step=steps[-1]["name"] if steps else None,
         steps=steps,
@@ -559,6 +585,85 @@ def start_seconds_expected(backend: Backend, kind: str) -> float | None:
     return median(spans) if spans else None
 
 
+def backend_plan(
+    name: str, model: str | None = None, options: dict[str, Any] | None = None
+) -> planning.Plan:
+    """Return whether backend ``name`` would fit, with ``model`` and ``options`` in place of its own.
+
+    What a switch to it would stop, and what it holds itself, counts as given back. Changes nothing. The
+    model's files are read here; memory is what the observer of its machine last saw.
+
+    Raises:
+        UnknownBackend, InvalidOptions.
+        UnknownModel: it is not on this machine; the message names those that are.
+    """
+    backend = backend_get(name)
+    changes = {**(options or {}), **({} if model is None else {"model": model})}
+    wanted = backend_options(backend, changes)
+    for problem in backend_engine(backend).preflight(wanted):
+        if problem.code == UnknownModel.code:
+            raise UnknownModel(problem.message, param="model")
+    leaving = backend_to_leave(backend, changes)
+    kind = OperationKind.SWITCH if leaving and leaving.pk != backend.pk else OperationKind.START
+    machine = plan_reading.machine_seen(bus.snapshot_read(backend.node) or {})
+    return plan_of(
+        backend,
+        wanted,
+        leaving=[backend.name, *([leaving.name] if leaving else [])],
+        machine=machine or machine_now(backend.node),
+        expected_seconds=start_seconds_expected(backend, kind),
+    )
+
+
+def plan_of(
+    backend: Backend,
+    options: Any,
+    *,
+    leaving: list[str],
+    machine: planning.Machine,
+    expected_seconds: float | None = None,
+) -> planning.Plan:
+    """Return whether ``backend`` fits into ``machine`` with validated ``options`` once ``leaving`` are gone."""
+    engine = backend_engine(backend)
+    estimate = _estimate(engine, options)
+    past = plan_reading.past_start(backend, estimate, options) if estimate else None
+    return planning.plan(
+        backend=backend.name,
+        title=engine.title,
+        estimate=estimate,
+        machine=machine,
+        leaving=leaving,
+        past=past,
+        expected_seconds=expected_seconds,
+    )
+
+
+def _estimate(engine: Engine, options: Any) -> Estimate | None:
+    """Return what ``engine`` says; a bug in its plugin is no reason to refuse a start."""
+    try:
+        return engine.estimate(options)
+    except Exception:
+        logger.exception("%s cannot estimate", engine.name)
+        model = str(getattr(options, "model", ""))
+        return unknown(model, "Estimating it failed; the log of the site says how.")
+
+
+def machine_now(node: str) -> planning.Machine:
+    """Return the memory of the GPU machine ``node`` as it is now; of another machine nothing is known."""
+    if node != settings.MH_NODE:
+        return planning.Machine()
+    starts = [
+        (row.name, inst)
+        for row in backend_list()
+        for inst in [backend_instance(row)]
+        if row.node == node and inst is not None
+    ]
+    return plan_reading.machine_now(
+        {name: supervisor.tree(inst) for name, inst in starts},
+        {name: supervisor.rss_bytes(inst) for name, inst in starts},
+    )
+
+
 def now() -> datetime:
     """Return the time, with its zone."""
     return datetime.now(tz=UTC)
@@ -572,6 +677,18 @@ def backend_owner_id(name: str) -> int | None:
 def backend_is_running(backend: Backend) -> bool:
     """Return whether the engine of ``backend`` takes requests."""
     return lifecycle.is_serving(State(backend.state))
+
+
+def backend_is_alive(backend: Backend) -> bool:
+    """Return whether a process of the engine of ``backend`` exists or may exist."""
+    return lifecycle.is_alive(State(backend.state))
+
+
+def model_started(backend: Backend) -> str:
+    """Return the model that ``backend`` was last started with, by its name on this machine."""
+    given = backend_engine(backend).Options.own_names(backend.started_options or {})
+    named = given.get("model") or getattr(backend_options(backend), "model", "")
+    return str(named) if backend_is_alive(backend) else ""
 
 
 def operation_backend_owner_id(operation_id: str) -> int | None:

@@ -15,6 +15,15 @@ from backends.services.configuration import (
     config_import,
     options_keep,
 )
+from backends.services.gpu_leases import (
+    gpu_in_use,
+    gpu_lease_check,
+    gpu_lease_held,
+    gpu_lease_release,
+    gpu_lease_take,
+)
+from backends.services.library import model_delete, model_pull
+from backends.services.peaks import peak_record
 from backends.services.recording import (
     operation_actor,
     operation_beat,
@@ -49,6 +58,13 @@ __all__ = [
     "backend_update",
     "backends_ensure",
     "config_import",
+    "gpu_in_use",
+    "gpu_lease_check",
+    "gpu_lease_held",
+    "gpu_lease_release",
+    "gpu_lease_take",
+    "model_delete",
+    "model_pull",
     "operate_check",
     "operation_actor",
     "operation_beat",
@@ -60,6 +76,7 @@ __all__ = [
     "operation_publish",
     "operation_report",
     "options_keep",
+    "peak_record",
     "status_publish",
     "step_begin",
     "step_end",

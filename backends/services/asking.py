@@ -21,6 +21,7 @@ from backends.errors import (
 )
 from backends.lifecycle import State
 from backends.models import (
+    MODELS_KINDS,
     OPEN_OPERATION_STATES,
     Backend,
     Lane,
@@ -137,7 +138,7 @@ def backend_on_demand(
             return None
         kind = OperationKind.SWITCH if leaving else OperationKind.START
         system = Actor(user=None, surface="system", request_id=actor.request_id)
-        row = _operation_create(system, backend, kind, changes, leaving.name if leaving else "")
+        row = operation_create(system, backend, kind, changes, leaving.name if leaving else "")
         event_record(
             actor=actor,
             event="operation.on_demand",
@@ -273,9 +274,9 @@ def _operation_create_or_join(
 ) -> Operation:
     backend = Backend.objects.select_for_update().get(pk=backend.pk)
     waiting = list(
-        Operation.objects.filter(backend=backend, state__in=OPEN_OPERATION_STATES).order_by(
-            "created_at"
-        )
+        Operation.objects.filter(
+            backend=backend, lane=Lane.GPU, state__in=OPEN_OPERATION_STATES
+        ).order_by("created_at")
     )
     same = [row for row in waiting if row.kind == kind and row.request == changes]
     if same and same[-1] is waiting[-1] and not same[-1].cancel_requested:
@@ -297,19 +298,22 @@ def _operation_create_or_join(
             f"cancel it: POST /api/llm-backend/operations/{waiting[-1].pk}/cancel"
         )
         raise OperationConflict(msg)
-    return _operation_create(actor, backend, kind, changes, leaving)
+    return operation_create(actor, backend, kind, changes, leaving)
 
 
-def _operation_create(
+def operation_create(
     actor: Actor, backend: Backend, kind: OperationKind, changes: dict[str, Any], leaving: str
 ) -> Operation:
+    """Make the row, with its audit event, and wake the worker. Within a transaction."""
+    lane = Lane.MODELS if kind in MODELS_KINDS else Lane.GPU
     row = Operation.objects.create(
         kind=kind,
+        lane=lane,
         backend=backend,
         from_backend=leaving,
         node=backend.node,
         request=changes,
-        eta_seconds=selectors.start_seconds_expected(backend, kind),
+        eta_seconds=selectors.start_seconds_expected(backend, kind) if lane == Lane.GPU else None,
         requested_by=actor.user,
         requested_by_name=actor.name,
         request_id=actor.request_id,

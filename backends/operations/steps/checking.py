@@ -8,6 +8,8 @@ from backends.errors import PreflightFailed
 from backends.lifecycle import State, is_alive
 from backends.models import Backend, OperationKind
 from backends.operations.context import Context
+from backends.operations.steps import gpu_guard
+from backends.operations.steps.fitting import refuse_what_cannot_fit
 from backends.operations.steps.spawning import begin_ahead
 
 
@@ -29,7 +31,9 @@ def preflight(ctx: Context) -> None:
             f"restart it: POST /api/llm-backend/{backend.name}/restart"
         )
         raise PreflightFailed(msg, code="already_running")
+    gpu_guard.check_free(ctx, launch)
     _check_port(ctx, backend, launch)
+    refuse_what_cannot_fit(ctx)
     begin_ahead(ctx)
 
 

@@ -10,6 +10,7 @@ from backends.errors import StartFailed
 from backends.lifecycle import State
 from backends.models import OperationKind
 from backends.operations.context import Context
+from backends.operations.steps import gpu_guard
 
 logger = logging.getLogger(__name__)
 
@@ -47,13 +48,15 @@ def spawn(ctx: Context, launch: Launch) -> supervisor.Instance:
     if chosen is not None:
         _record(ctx, chosen, launch)
         inst = chosen
-        if not standby.tell(chosen, launch):
-            inst = _instead(ctx, chosen, launch, "the standby was gone")
+        try:
+            gpu_guard.spawn(ctx, chosen, lambda: _tell(chosen, launch))
+        except StartFailed as exc:
+            inst = _instead(ctx, chosen, launch, exc.message)
     else:
         inst = supervisor.new_instance(ctx.home, backend.name)
         with supervisor.keeper_ahead(inst) as ahead:
             _record(ctx, inst, launch)
-            supervisor.spawn(inst, launch, ahead=ahead)
+            gpu_guard.spawn(ctx, inst, lambda: supervisor.spawn(inst, launch, ahead=ahead))
     supervisor.prune(ctx.home, backend.name)
     return inst
 
@@ -67,15 +70,21 @@ def _record(ctx: Context, inst: supervisor.Instance, launch: Launch) -> None:
         "model": launch.served_model,
         "started_options": ctx.plain_options,
     }
-    if backend.state == State.STARTING:
-        services.backend_update(name=backend.name, **facts)
-    elif not services.backend_transition(
-        actor=ctx.actor, name=backend.name, to=State.STARTING, **facts
-    ):
-        msg = f"{ctx.engine.title} is {backend.state} and cannot be started now."
-        raise StartFailed(msg)
+    with services.gpu_lease_held(backend=backend.name, fencing=ctx.fencing):
+        if backend.state == State.STARTING:
+            services.backend_update(name=backend.name, **facts)
+        elif not services.backend_transition(
+            actor=ctx.actor, name=backend.name, to=State.STARTING, **facts
+        ):
+            msg = f"{ctx.engine.title} is {backend.state} and cannot be started now."
+            raise StartFailed(msg)
     leases.gate_open(backend.name)
     ctx.spawned = True
+
+
+def _tell(chosen: supervisor.Instance, launch: Launch) -> None:
+    if not standby.tell(chosen, launch):
+        raise StartFailed("the standby was gone")
 
 
 def spawn_plainly(
@@ -95,7 +104,8 @@ def _instead(
     logger.warning("%s is started another way: %s", ctx.name, reason)
     supervisor.stop(failed, grace=0.5)
     inst = supervisor.new_instance(ctx.home, ctx.name)
-    services.backend_update(name=ctx.name, instance_id=inst.instance_id)
-    supervisor.spawn(inst, launch)
+    with services.gpu_lease_held(backend=ctx.name, fencing=ctx.fencing):
+        services.backend_update(name=ctx.name, instance_id=inst.instance_id)
+    gpu_guard.spawn(ctx, inst, lambda: supervisor.spawn(inst, launch))
     ctx.say(f"starting {ctx.engine.title} another way: {reason}", 0.05)
     return inst

@@ -11,6 +11,7 @@ from backends.errors import StartFailed
 from backends.lifecycle import State
 from backends.models import Backend
 from backends.operations.context import Context
+from backends.operations.steps import gpu_guard
 from backends.operations.steps.spawning import spawn, spawn_plainly
 from backends.words import exit_in_words
 
@@ -27,6 +28,7 @@ def start(ctx: Context) -> None:
     launch = ctx.launch
     if selectors.runs_as_asked(backend, launch):
         return
+    gpu_guard.take(ctx, launch)
     inst = _spawned_before(backend, ctx) or spawn(ctx, launch)
     ctx.spawned = True
     try:

@@ -7,6 +7,7 @@ from backends import leases, services, supervisor
 from backends.lifecycle import State
 from backends.models import OperationKind
 from backends.operations.context import Context
+from backends.operations.steps import gpu_guard
 
 #: Seconds between two looks at whether a starting engine is ready (FAULTS 48).
 POLL_SECONDS: Final = 0.05
@@ -62,7 +63,9 @@ def release_one(ctx: Context) -> None:
     services.backend_transition(actor=ctx.actor, name=backend.name, to=State.STOPPING)
     _cut_requests(backend.name)
     ctx.say(f"stopping {ctx.engine.title}", 0.3)
+    held = gpu_guard.note(ctx)
     stop_instances(ctx, inst)
+    gpu_guard.give_back(ctx, held)
     services.backend_transition(
         actor=ctx.actor, name=backend.name, to=State.STOPPED, instance_id="", model="", endpoint=""
     )
@@ -82,6 +85,7 @@ def _cut_requests(backend: str) -> None:
 
 def stop_instances(ctx: Context, current: supervisor.Instance | None) -> None:
     """Stop the known start, and any other of this backend that is still there."""
+    gpu_guard.still_ours(ctx)
     instances = supervisor.find(ctx.home, ctx.name)
     if current is not None and current not in instances:
         instances.append(current)

@@ -7,6 +7,7 @@ from backends import leases, services
 from backends.errors import OperationLost, StartFailed, StopFailed
 from backends.lifecycle import State, is_alive, is_serving
 from backends.operations.context import Context
+from backends.operations.steps import gpu_guard
 from backends.operations.steps.starting import commit, start, warm
 from backends.operations.steps.stopping import release_one, stop_instances
 
@@ -18,9 +19,12 @@ def undo_start(ctx: Context, *, failure: str, detail: str, cancelled: bool) -> N
         return
     if backend.state == State.READY and not ctx.spawned:
         return
+    gpu_guard.still_ours(ctx)
     services.backend_transition(actor=ctx.actor, name=backend.name, to=State.STOPPING)
+    held = gpu_guard.note(ctx)
     try:
         stop_instances(ctx, ctx.instance)
+        gpu_guard.give_back(ctx, held)
     except StopFailed as exc:
         services.backend_transition(
             actor=ctx.actor, name=backend.name, to=State.FAILED, failure=exc.message
