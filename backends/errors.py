@@ -2,7 +2,7 @@
 
 MhError
 ├── NotFound         ── UnknownBackend, UnknownOperation, UnknownModel
-├── Conflict         ── OperationConflict, OperationLost
+├── Conflict         ── OperationConflict, OperationLost, EngineAttached
 ├── Invalid          ── InvalidOptions, PreflightFailed
 ├── Unavailable      ── WorkerUnavailable, BackendNotRunning
 └── UpstreamFailed   ── StartFailed, StopFailed, EngineNotInstalled
@@ -63,6 +63,12 @@ class EngineNotInstalled(Conflict):
     """The engine is not installed on this machine."""
 
     code = "engine_not_installed"
+
+
+class EngineAttached(Conflict):
+    """Somebody else started the engine, so it is not ours to end."""
+
+    code = "attached"
 
 
 class WorkerUnavailable(Unavailable):

@@ -20,6 +20,7 @@ from accounts.errors import MhError
 from backends import bus, gpu, leases, lifecycle, selectors, services, supervisor
 from backends.lifecycle import State
 from backends.models import OPEN_OPERATION_STATES, Backend, Operation
+from backends.watching import Watcher
 from backends.words import exit_in_words
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class Observer:
     node: str = field(default_factory=lambda: settings.MH_NODE)
     missed: dict[str, int] = field(default_factory=dict)
     seen: dict[str, Any] = field(default_factory=dict)
+    watcher: Watcher = field(default_factory=Watcher)
     _next_probe: float = 0.0
     _published: dict[str, Any] = field(default_factory=dict)
 
@@ -66,6 +68,7 @@ class Observer:
         for row in rows:
             if row.name not in busy:
                 self._check_process(row)
+        self.watcher.look(rows, busy)
         if time.monotonic() >= self._next_probe:
             self._next_probe = time.monotonic() + PROBE_SECONDS
             self._probe_all(rows, busy)
@@ -151,7 +154,10 @@ class Observer:
         self._publish_news(snapshot)
 
     def _probe(self, row: Backend, *, counted: bool) -> dict[str, Any]:
-        facts: dict[str, Any] = {"detection": selectors.detection_now(row)}
+        facts: dict[str, Any] = {
+            "detection": selectors.detection_now(row),
+            "server": self.watcher.facts(row.name),
+        }
         inst = selectors.backend_instance(row)
         if inst is not None:
             facts["memory"] = supervisor.rss_bytes(inst)
@@ -197,6 +203,7 @@ class Observer:
             if inst is not None
             for pid in supervisor.tree(inst)
         }
+        owners |= {pid: row.name for row in rows for pid in self.watcher.pids(row.name)}
         return [_gpu_payload(card, owners) for card in gpu.gpus()]
 
     def _publish_news(self, snapshot: dict[str, Any]) -> None:

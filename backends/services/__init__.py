@@ -8,6 +8,12 @@ from backends.services.asking import (
     operate_check,
     operation_cancel,
 )
+from backends.services.attaching import (
+    backend_adopt,
+    backend_attach,
+    backend_detach,
+    backend_refresh,
+)
 from backends.services.configuration import (
     backend_configure,
     backend_configure_as,
@@ -35,9 +41,13 @@ from backends.services.rows import (
 from backends.services.states import backend_failed_to_stop, backend_transition, backend_undrain
 
 __all__ = [
+    "backend_adopt",
+    "backend_attach",
     "backend_configure",
     "backend_configure_as",
+    "backend_detach",
     "backend_failed_to_stop",
+    "backend_refresh",
     "backend_restart",
     "backend_start",
     "backend_stop",

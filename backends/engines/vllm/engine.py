@@ -14,11 +14,12 @@ from backends.engines.base import (
     ModelInfo,
     Problem,
     Progress,
+    RunningServer,
     Target,
     never,
 )
 from backends.engines.models_on_disk import inventory
-from backends.engines.vllm import client, command, install, installation, log, preflight
+from backends.engines.vllm import client, command, install, installation, log, preflight, running
 from backends.engines.vllm.options import VllmOptions
 from backends.errors import EngineNotInstalled
 
@@ -49,6 +50,10 @@ class VllmEngine(Engine):
             return command.launch(options, installation.find())
         except installation.NotFoundError as error:
             raise EngineNotInstalled(str(error)) from error
+
+    def running(self, options: VllmOptions, *, timeout: float) -> RunningServer | None:
+        """Look for a server at the endpoint, whoever started it."""
+        return running.find(options, timeout)
 
     def is_ready(self, target: Target, *, timeout: float) -> bool:
         """Ask ``/health`` and ``/v1/models``."""

@@ -7,6 +7,7 @@ from backends import leases, services, supervisor
 from backends.lifecycle import State
 from backends.models import OperationKind
 from backends.operations.context import Context
+from backends.operations.steps import attached
 
 #: Seconds between two looks at whether a starting engine is ready (FAULTS 48).
 POLL_SECONDS: Final = 0.05
@@ -44,6 +45,10 @@ def release(ctx: Context) -> None:
 def release_one(ctx: Context) -> None:
     """Stop the backend of ``ctx``; what still streams from it is cut, and told so."""
     backend = ctx.backend
+    if backend.attached:
+        attached.release(ctx, cut=_cut_requests)
+        _let_in(ctx)
+        return
     inst = ctx.instance
     services.backend_transition(actor=ctx.actor, name=backend.name, to=State.STOPPING)
     _cut_requests(backend.name)
@@ -52,9 +57,13 @@ def release_one(ctx: Context) -> None:
     services.backend_transition(
         actor=ctx.actor, name=backend.name, to=State.STOPPED, instance_id="", model="", endpoint=""
     )
+    _let_in(ctx)
+
+
+def _let_in(ctx: Context) -> None:
     if ctx.operation.kind != OperationKind.SWITCH:
         # Who still holds a route to what a switch has stopped must hear so; the gate opens with a start.
-        leases.gate_open(backend.name)
+        leases.gate_open(ctx.name)
 
 
 def _cut_requests(backend: str) -> None:
