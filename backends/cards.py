@@ -60,7 +60,7 @@ STEP_WORDS: Final[dict[str, str]] = {
     "stop": "Stop the engine",
     "start": "Start the engine",
     "warm": "Ask for a first token",
-    "commit": "Let requests in",
+    "commit": "Make it the active one",
     "resume": "Let requests in again",
     "rollback": "Clean up",
 }

@@ -22,6 +22,7 @@ from backends.errors import BackendNotRunning, InvalidOptions, UnknownBackend, U
 from backends.lifecycle import State
 from backends.models import (
     OPEN_OPERATION_STATES,
+    SERVING_KINDS,
     Backend,
     Operation,
     OperationKind,
@@ -52,6 +53,8 @@ class ServingTarget:
     target: Target
     #: Whether it is the one that answers who names none.
     active: bool = False
+    #: Which start of the engine, with which model: a lease is taken for this and nothing else.
+    token: str = ""
 
 
 def _iso(moment: datetime | None) -> str | None:
@@ -210,6 +213,11 @@ def backend_target(backend: Backend) -> Target:
     )
 
 
+def backend_token(backend: Backend) -> str:
+    """Return what tells one start and model of a backend from every other."""
+    return f"{backend.instance_id or backend.endpoint}:{backend.model}"
+
+
 def switchboard() -> Switchboard:
     """Return the row of site-wide choices."""
     return Switchboard.objects.select_related("active_backend").get_or_create(pk=1)[0]
@@ -226,6 +234,63 @@ def _active_of(rows: list[Backend]) -> Backend | None:
     return next((row for row in rows if row.pk == chosen), next(iter(rows), None))
 
 
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Why a request for a backend that does not serve now is worth waiting, and for how long."""
+
+    backend: str
+    #: A sentence for a person.
+    reason: str
+    eta_seconds: float | None = None
+    #: The model it will serve then; empty where that is not known.
+    model: str = ""
+    #: Whether it has to be asked for: nothing under way brings it about.
+    on_demand: bool = False
+    #: The model to ask for; empty for the configured one.
+    wanted: str = ""
+
+
+def waits() -> list[Wait]:
+    """Return what is worth waiting for: first what an operation under way brings, then what may be asked for."""
+    rows = backend_list()
+    coming = Operation.objects.filter(
+        state__in=OPEN_OPERATION_STATES, kind__in=SERVING_KINDS, cancel_requested=False
+    ).select_related("backend")
+    found = {row.backend_id: _coming(row) for row in coming if row.backend in rows}
+    for row in rows:
+        if row.name not in found and backend_options(row).onDemandStart:
+            found[row.name] = _on_demand(row)
+    return list(found.values())
+
+
+def _coming(row: Operation) -> Wait:
+    title = backend_engine(row.backend).title
+    what = "The GPU is moving to" if row.kind == OperationKind.SWITCH else "Waiting for"
+    return Wait(
+        backend=row.backend_id,
+        reason=f"{what} {title}.",
+        eta_seconds=row.eta_seconds,
+        model=_model_of(row.backend, row.request),
+    )
+
+
+def _on_demand(row: Backend) -> Wait:
+    return Wait(
+        backend=row.name,
+        reason=f"{backend_engine(row).title} is started on demand.",
+        eta_seconds=start_seconds_expected(row, OperationKind.START),
+        model=_model_of(row, {}),
+        on_demand=True,
+    )
+
+
+def _model_of(row: Backend, changes: dict[str, Any]) -> str:
+    try:
+        return backend_launch(row, changes).served_model
+    except MhError:  # preflight says why
+        return ""
+
+
 def serving_target(name: str | None = None) -> ServingTarget:
     """Return where a request for backend ``name`` (None: the active one) can be sent now.
 
@@ -239,7 +304,9 @@ def serving_target(name: str | None = None) -> ServingTarget:
         raise BackendNotRunning(msg)
     if not lifecycle.is_serving(State(backend.state)):
         raise _not_serving(backend)
-    return ServingTarget(backend.name, backend.engine, backend_target(backend))
+    return ServingTarget(
+        backend.name, backend.engine, backend_target(backend), token=backend_token(backend)
+    )
 
 
 def _not_serving(backend: Backend) -> BackendNotRunning:
@@ -276,7 +343,9 @@ def serving_targets() -> list[ServingTarget]:
     rows = backend_list()
     active = _active_of(rows)
     found = [
-        ServingTarget(row.name, row.engine, backend_target(row), active=row is active)
+        ServingTarget(
+            row.name, row.engine, backend_target(row), row is active, token=backend_token(row)
+        )
         for row in rows
         if lifecycle.is_serving(State(row.state))
     ]

@@ -77,7 +77,7 @@ def test_forth_and_back(two: Callable[..., Pair], owner_actor: Actor) -> None:
     assert row.from_backend == "fake"
     new.run()
     assert ended(row).state == OperationState.SUCCEEDED, ended(row).error
-    assert step_names(row) == ["preflight", "drain", "release", "start", "warm", "commit"]
+    assert step_names(row) == ["preflight", "hold", "drain", "release", "start", "warm", "commit", "resume"]
     serves(new, "fake-model")
     is_gone(old)
     assert selectors.active_backend() == new.row

@@ -15,22 +15,36 @@ POLL_SECONDS: Final = 0.05
 CUT_SECONDS: Final = 2.0
 
 
+def hold(ctx: Context) -> None:
+    """Have new requests wait, in every process, until the new engine serves."""
+    if (leaving := ctx.leaving) is not None:
+        leases.gate_hold(leaving.name)
+
+
 def drain(ctx: Context) -> None:
-    """Refuse new requests and let those in flight finish, at most ``drainSeconds``."""
+    """Let requests in flight finish, at most ``drainSeconds``; new ones wait, or are refused by a stop."""
     if (leaving := ctx.leaving) is not None:
         _drain(leaving)
 
 
+def _gate(ctx: Context) -> None:
+    """Keep new requests off the backend that is to stop."""
+    if ctx.operation.kind == OperationKind.STOP:
+        leases.gate_close(ctx.name)
+    else:
+        leases.gate_hold(ctx.name)
+
+
 def _drain(ctx: Context) -> None:
     backend = ctx.backend
-    leases.gate_close(backend.name)
+    _gate(ctx)
     if backend.state not in {State.READY, State.DEGRADED, State.DRAINING}:
         return
     services.backend_transition(actor=ctx.actor, name=backend.name, to=State.DRAINING)
     bound = float(getattr(ctx.options, "drainSeconds", 10))
     deadline = time.monotonic() + bound
     while (left := leases.in_flight(backend.name)) and time.monotonic() < deadline:
-        leases.gate_close(backend.name)
+        _gate(ctx)
         ctx.say(f"waiting for {left} request{'s' if left > 1 else ''} to finish", 0.1)
         ctx.checkpoint()
         time.sleep(POLL_SECONDS)
@@ -47,7 +61,7 @@ def release_one(ctx: Context) -> None:
     backend = ctx.backend
     if backend.attached:
         attached.release(ctx, cut=_cut_requests)
-        _let_in(ctx)
+        leases.gate_open(backend.name)
         return
     inst = ctx.instance
     services.backend_transition(actor=ctx.actor, name=backend.name, to=State.STOPPING)
@@ -57,13 +71,7 @@ def release_one(ctx: Context) -> None:
     services.backend_transition(
         actor=ctx.actor, name=backend.name, to=State.STOPPED, instance_id="", model="", endpoint=""
     )
-    _let_in(ctx)
-
-
-def _let_in(ctx: Context) -> None:
-    if ctx.operation.kind != OperationKind.SWITCH:
-        # Who still holds a route to what a switch has stopped must hear so; the gate opens with a start.
-        leases.gate_open(ctx.name)
+    leases.gate_open(backend.name)
 
 
 def _cut_requests(backend: str) -> None:
