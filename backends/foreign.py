@@ -10,9 +10,11 @@ import ipaddress
 from dataclasses import dataclass
 from typing import Any, Final
 
+import httpx
 import psutil
 from django.conf import settings
 
+from accounts.errors import MhError
 from backends import ports, selectors, supervisor, systemd
 from backends.engines.base import Engine, Launch, Target
 from backends.models import Backend
@@ -172,3 +174,13 @@ def said_by(title: str, endpoint: str, facts: dict[str, Any]) -> str:
     who += [f"service {facts['unit']}"] if facts.get("unit") else []
     aside = f" ({', '.join(who)})" if who else ""
     return f"{title} at {endpoint} was started by somebody else{aside}"
+
+
+def find_all() -> dict[str, dict[str, Any]]:
+    """Look for every backend of this machine now; return the facts of what answers, by backend."""
+    found = {}
+    for row in selectors.backend_list():
+        with contextlib.suppress(httpx.HTTPError, OSError, MhError):
+            if row.node == settings.MH_NODE and (server := find(row)) is not None:
+                found[row.name] = server.facts()
+    return found

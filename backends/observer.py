@@ -17,7 +17,7 @@ from django.db import DatabaseError, connections
 
 from accounts.actors import Actor
 from accounts.errors import MhError
-from backends import bus, gpu, leases, lifecycle, selectors, services, supervisor
+from backends import booting, bus, gpu, leases, lifecycle, selectors, services, supervisor
 from backends.lifecycle import State
 from backends.models import OPEN_OPERATION_STATES, Backend, Operation
 from backends.watching import Watcher
@@ -43,6 +43,7 @@ class Observer:
     missed: dict[str, int] = field(default_factory=dict)
     seen: dict[str, Any] = field(default_factory=dict)
     watcher: Watcher = field(default_factory=Watcher)
+    startup: booting.Startup = field(default_factory=booting.Startup)
     _next_probe: float = 0.0
     _published: dict[str, Any] = field(default_factory=dict)
 
@@ -72,6 +73,7 @@ class Observer:
         if time.monotonic() >= self._next_probe:
             self._next_probe = time.monotonic() + PROBE_SECONDS
             self._probe_all(rows, busy)
+            self.startup.tick()
 
     def _busy(self) -> set[str]:
         """Return the backends that an operation is changing now; their states are the runner's."""

@@ -92,7 +92,7 @@ def _systemctl(
     scope = ["--user"] if unit.user else []
     command = ["systemctl", "--no-ask-password", "--no-pager", *scope, *arguments, unit.name]
     try:
-        return subprocess.run(  # noqa: S603 — an argument list, no shell, the name checked
+        return subprocess.run(
             command,
             env={**os.environ, "LC_ALL": "C", "SYSTEMD_COLORS": "0"},
             stdin=subprocess.DEVNULL,

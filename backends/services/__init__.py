@@ -15,6 +15,14 @@ from backends.services.attaching import (
     backend_detach,
     backend_refresh,
 )
+from backends.services.choosing import (
+    active_set,
+    auto_check,
+    backend_auto,
+    nothing_to_pick,
+    startup_check,
+    startup_set,
+)
 from backends.services.configuration import (
     backend_configure,
     backend_configure_as,
@@ -42,8 +50,11 @@ from backends.services.rows import (
 from backends.services.states import backend_failed_to_stop, backend_transition, backend_undrain
 
 __all__ = [
+    "active_set",
+    "auto_check",
     "backend_adopt",
     "backend_attach",
+    "backend_auto",
     "backend_configure",
     "backend_configure_as",
     "backend_detach",
@@ -59,6 +70,7 @@ __all__ = [
     "backend_update",
     "backends_ensure",
     "config_import",
+    "nothing_to_pick",
     "operate_check",
     "operation_actor",
     "operation_beat",
@@ -70,6 +82,8 @@ __all__ = [
     "operation_publish",
     "operation_report",
     "options_keep",
+    "startup_check",
+    "startup_set",
     "status_publish",
     "step_begin",
     "step_end",

@@ -7,10 +7,11 @@ from django.db import transaction
 from accounts.actors import Actor
 from audit.models import Category, Level
 from audit.services import event_record
-from backends import lifecycle, selectors
+from backends import foreign, lifecycle, selectors
+from backends.errors import EngineAttached
 from backends.lifecycle import State
-from backends.models import Backend
-from backends.services.rows import status_publish
+from backends.models import Backend, OperationKind
+from backends.services.states import serving_tell
 
 
 def backend_attach(
@@ -22,14 +23,10 @@ def backend_attach(
         Whether this call did it; False when the backend was in no state for it by then.
     """
     facts = {"endpoint": endpoint, "model": model, "version": version}
-    return _found(
-        "backend.attached", name, message, attached=True, instance_id="", **facts
-    )
+    return _found("backend.attached", name, message, attached=True, instance_id="", **facts)
 
 
-def backend_adopt(
-    *, name: str, endpoint: str, model: str, version: str, instance_id: str
-) -> bool:
+def backend_adopt(*, name: str, endpoint: str, model: str, version: str, instance_id: str) -> bool:
     """Take up a start of our own that the database had lost: the backend serves, and is ours to end."""
     facts = {"endpoint": endpoint, "model": model, "version": version}
     return _found(
@@ -100,12 +97,34 @@ def _move(
             before={"state": old.state, "model": old.model},
             after={"state": to.value, "model": fields["model"], "endpoint": fields["endpoint"]},
         )
-        transaction.on_commit(status_publish)
+        transaction.on_commit(lambda: serving_tell(name))
     return True
+
+
+def refuse_if_others(backend: Backend, kind: str, *, foreground: bool) -> None:
+    """Refuse at once to stop or restart an engine of somebody else's that only they can stop.
+
+    A web request goes by what the observer saw last and does not ask the engine; where nothing is known,
+    the operation finds out.
+
+    Raises:
+        EngineAttached: says who started it, as far as that is known.
+    """
+    if not backend.attached or kind not in {OperationKind.STOP, OperationKind.RESTART}:
+        return
+    engine = selectors.backend_engine(backend)
+    if kind == OperationKind.STOP and foreign.can_unload(engine):
+        return
+    facts = selectors.server_facts(backend.name)
+    if not facts and foreground and (server := foreign.find(backend)):
+        facts = server.facts()
+    if facts and not facts["unit"]:
+        who = foreign.said_by(engine.title, backend.endpoint, facts)
+        raise EngineAttached(f"{who}; {kind} it there.")
 
 
 def backend_refresh(*, name: str, **fields: str) -> None:
     """Keep what an attached engine serves by now: whoever runs it may have changed that."""
     kept = Backend.objects.filter(name=name, attached=True)
     if kept.exclude(**fields).update(**fields):
-        status_publish()
+        serving_tell(name)

@@ -4,6 +4,7 @@ An attached engine stays in the state it serves in until it really is parked or 
 on the way leaves it serving.
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -36,7 +37,10 @@ def is_served_by_others(ctx: Context) -> bool:
     watching.take_up_all(adopt=False)
     if ctx.backend.attached:
         return True
-    return ctx.backend.state in lifecycle.FINDABLE and foreign.service_to_start(ctx.backend) is not None
+    return (
+        ctx.backend.state in lifecycle.FINDABLE
+        and foreign.service_to_start(ctx.backend) is not None
+    )
 
 
 def check(ctx: Context) -> None:
@@ -172,7 +176,9 @@ def _park(ctx: Context, cut: Callable[[str], None]) -> None:
         if not foreign.listening(ctx.options):
             services.backend_detach(name=ctx.name, message="It ended meanwhile.")
             return
-        msg = f"{ctx.engine.title} did not say whether it unloaded its models ({type(exc).__name__})."
+        msg = (
+            f"{ctx.engine.title} did not say whether it unloaded its models ({type(exc).__name__})."
+        )
         raise StopFailed(msg) from exc
     services.backend_transition(actor=ctx.actor, name=ctx.name, to=State.PARKED)
 
@@ -202,9 +208,7 @@ def _start_service(ctx: Context, unit: systemd.Unit) -> bool:
         "model": _wanted(ctx),
         "started_options": ctx.plain_options,
     }
-    if not services.backend_transition(
-        actor=ctx.actor, name=ctx.name, to=State.STARTING, **facts
-    ):
+    if not services.backend_transition(actor=ctx.actor, name=ctx.name, to=State.STARTING, **facts):
         return False
     leases.gate_open(ctx.name)
     ctx.spawned = True
@@ -288,6 +292,7 @@ def undo_start(ctx: Context, *, failure: str, detail: str, cancelled: bool) -> N
     backend = ctx.backend
     leases.gate_open(ctx.name)
     if backend.state != State.STARTING:
+        _give_back(ctx)
         return
     unit = _unit(ctx)
     services.backend_transition(actor=ctx.actor, name=ctx.name, to=State.STOPPING)
@@ -303,3 +308,10 @@ def undo_start(ctx: Context, *, failure: str, detail: str, cancelled: bool) -> N
         model="",
         endpoint="",
     )
+
+
+def _give_back(ctx: Context) -> None:
+    """Have the models leave memory that a switch loaded, since what ran before comes back; at best effort."""
+    if ctx.operation.kind == OperationKind.SWITCH and foreign.can_unload(ctx.engine):
+        with contextlib.suppress(MhError, httpx.HTTPError, OSError):
+            ctx.engine.park(foreign.target_of(ctx.backend), timeout=GONE_SECONDS)
