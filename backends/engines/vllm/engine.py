@@ -14,6 +14,7 @@ from backends.engines.base import (
     ModelInfo,
     Problem,
     Progress,
+    RunningServer,
     Target,
     Transfer,
     never,
@@ -29,6 +30,7 @@ from backends.engines.vllm import (
     library,
     log,
     preflight,
+    running,
 )
 from backends.engines.vllm.options import VllmOptions
 from backends.errors import EngineNotInstalled
@@ -66,6 +68,10 @@ class VllmEngine(Engine):
             return command.launch(options, installation.find())
         except installation.NotFoundError as error:
             raise EngineNotInstalled(str(error)) from error
+
+    def running(self, options: VllmOptions, *, timeout: float) -> RunningServer | None:
+        """Look for a server at the endpoint, whoever started it."""
+        return running.find(options, timeout)
 
     def is_ready(self, target: Target, *, timeout: float) -> bool:
         """Ask ``/health`` and ``/v1/models``."""
