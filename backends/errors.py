@@ -2,7 +2,8 @@
 
 MhError
 ├── NotFound         ── UnknownBackend, UnknownOperation, UnknownModel
-├── Conflict         ── OperationConflict, OperationLost, ModelInUse, ModelNotOurs, CannotDo
+├── Conflict         ── OperationConflict, OperationLost, ModelInUse, ModelNotOurs, CannotDo,
+│                       EngineAttached
 ├── Invalid          ── InvalidOptions, PreflightFailed
 ├── Unavailable      ── WorkerUnavailable, BackendNotRunning ── BackendHeld, BackendMoved
 └── UpstreamFailed   ── StartFailed, StopFailed, PullFailed, DeleteFailed
@@ -81,6 +82,12 @@ class EngineNotInstalled(Conflict):
     """The engine is not installed on this machine."""
 
     code = "engine_not_installed"
+
+
+class EngineAttached(Conflict):
+    """Somebody else started the engine, so it is not ours to end."""
+
+    code = "attached"
 
 
 class WorkerUnavailable(Unavailable):

@@ -18,6 +18,7 @@ from django.db import DatabaseError, connections
 from accounts.actors import Actor
 from accounts.errors import MhError
 from backends import (
+    booting,
     bus,
     gpu,
     gpu_holders,
@@ -32,6 +33,7 @@ from backends import (
 from backends.lifecycle import State
 from backends.memory_peaks import Peaks
 from backends.models import OPEN_OPERATION_STATES, Backend, Lane, Operation
+from backends.watching import Watcher
 from backends.words import exit_in_words
 
 logger = logging.getLogger(__name__)
@@ -55,6 +57,8 @@ class Observer:
     reserve: standby.Reserve = field(default_factory=lambda: standby.Reserve(settings.MH_HOME))
     seen: dict[str, Any] = field(default_factory=dict)
     peaks: Peaks = field(default_factory=Peaks)
+    watcher: Watcher = field(default_factory=Watcher)
+    startup: booting.Startup = field(default_factory=booting.Startup)
     _next_probe: float = 0.0
     _published: dict[str, Any] = field(default_factory=dict)
 
@@ -80,9 +84,11 @@ class Observer:
         for row in rows:
             if row.name not in busy:
                 self._check_process(row)
+        self.watcher.look(rows, busy)
         if time.monotonic() >= self._next_probe:
             self._next_probe = time.monotonic() + PROBE_SECONDS
             self._probe_all(rows, busy)
+            self.startup.tick()
 
     def _busy(self) -> set[str]:
         """Return the backends that an operation is changing now; their states are the runner's."""
@@ -175,7 +181,10 @@ class Observer:
         self._publish_news(snapshot)
 
     def _probe(self, row: Backend, *, counted: bool) -> dict[str, Any]:
-        facts: dict[str, Any] = {"detection": selectors.detection_now(row)}
+        facts: dict[str, Any] = {
+            "detection": selectors.detection_now(row),
+            "server": self.watcher.facts(row.name),
+        }
         facts["standby"] = standby.facts(settings.MH_HOME, row.name)
         inst = selectors.backend_instance(row)
         if inst is not None:
@@ -222,6 +231,7 @@ class Observer:
             if inst is not None
             for pid in supervisor.tree(inst)
         }
+        owners |= {pid: row.name for row in rows for pid in self.watcher.pids(row.name)}
         holders = gpu_holders.gpu_holders(self.node)
         return [_gpu_payload(card, owners, holders) for card in gpu.gpus()]
 

@@ -3,12 +3,12 @@
 import logging
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 from django.conf import settings
 from django.db.models import F, QuerySet
@@ -16,7 +16,16 @@ from django.db.models import F, QuerySet
 from accounts.actors import Actor
 from accounts.errors import MhError
 from accounts.permissions import Permission, is_allowed
-from backends import bus, leases, lifecycle, plan_reading, planning, secrets, supervisor
+from backends import (
+    bus,
+    choice,
+    leases,
+    lifecycle,
+    plan_reading,
+    planning,
+    secrets,
+    supervisor,
+)
 from backends.engines import registry
 from backends.engines.base import Engine, Launch, ModelInfo, Standby, Target
 from backends.engines.estimates import Estimate, unknown
@@ -42,7 +51,9 @@ from backends.models import (
 from backends.payloads import (
     ActivePayload,
     AvailablePayload,
+    DetectedPayload,
     OperationPayload,
+    StartupPayload,
     StatusPayload,
     StepPayload,
 )
@@ -392,17 +403,107 @@ def worker_alive() -> bool:
     return bus.worker_alive(settings.MH_NODE)
 
 
-def detect() -> dict[str, dict[str, Any]]:
-    """Return for every backend what is installed and running, from the observer's snapshot."""
+def detect(servers: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, DetectedPayload]:
+    """Return for every backend what is installed and running, and why not.
+
+    Args:
+        servers: what was found answering just now, by backend, as ``foreign.Server.facts``; None for what
+            the observer saw last.
+    """
     snapshot = _snapshot()
+    seen = snapshot.get("backends", {})
     return {
-        backend.name: {
-            key: payload[key]
-            for key in ("title", "installed", "installing", "running", "version", "model", "reason")
-        }
-        for backend in backend_list()
-        for payload in [_available(backend, snapshot)]
+        row.name: _detected(
+            row, snapshot, (servers or {}).get(row.name) or seen.get(row.name, {}).get("server")
+        )
+        for row in backend_list()
     }
+
+
+def _detected(
+    row: Backend, snapshot: dict[str, Any], server: Mapping[str, Any] | None
+) -> DetectedPayload:
+    facts = _available(row, snapshot)
+    found = _detection(row, snapshot)
+    answers = server or {}
+    model = facts["model"] or answers.get("model") or None
+    running = facts["running"] or bool(answers.get("model"))
+    foreign = row.attached or (bool(answers) and not facts["running"])
+    return DetectedPayload(
+        title=facts["title"],
+        installed=facts["installed"],
+        installing=facts["installing"],
+        running=running,
+        state=facts["state"],
+        attached=row.attached,
+        version=answers.get("version") or facts["version"],
+        model=model,
+        endpoint=facts["endpoint"],
+        path=found.get("path", ""),
+        unit=answers.get("unit", "") if foreign else "",
+        pid=answers.get("pid") if foreign else None,
+        user=answers.get("user", "") if foreign else "",
+        reason=_why_not_running(facts, answers, running=running),
+    )
+
+
+def _why_not_running(facts: AvailablePayload, answers: Mapping[str, Any], *, running: bool) -> str:
+    if running:
+        return ""
+    if answers:
+        return f"{facts['title']} answers there and refuses us: set its apiKey to the key it wants."
+    return facts["reason"] or facts["failure"]
+
+
+def detect_for(actor: Actor, found: dict[str, DetectedPayload]) -> dict[str, DetectedPayload]:
+    """Return ``found`` without paths, processes and users, unless ``actor`` operates backends."""
+    if actor.is_system or _is_operator(actor):
+        return found
+    hidden = {"path": "", "unit": "", "pid": None, "user": ""}
+    return {name: cast("DetectedPayload", {**row, **hidden}) for name, row in found.items()}
+
+
+def server_facts(name: str) -> dict[str, Any]:
+    """Return what the observer last saw answering for backend ``name`` that it did not start; empty if nothing."""
+    return _snapshot().get("backends", {}).get(name, {}).get("server") or {}
+
+
+def candidates() -> list[choice.Candidate]:
+    """Return the backends of this machine, as far as the auto-select rule goes."""
+    snapshot = _snapshot()
+    return [
+        choice.Candidate(
+            name=row.name,
+            installed=bool(_detection(row, snapshot)["installed"]),
+            running=_is_up(row) or bool(server_facts(row.name).get("model")),
+        )
+        for row in backend_list()
+        if row.node == settings.MH_NODE
+    ]
+
+
+def why_not_installed(backend: Backend) -> str:
+    """Return why the engine of ``backend`` is not installed, and what to do."""
+    return str(_detection(backend, _snapshot())["reason"] or "not found.")
+
+
+def _is_up(row: Backend) -> bool:
+    return lifecycle.is_serving(State(row.state)) or row.state == State.DRAINING
+
+
+def _detection(row: Backend, snapshot: dict[str, Any]) -> dict[str, Any]:
+    seen = snapshot.get("backends", {}).get(row.name) or {}
+    return seen.get("detection") or detection_now(row)
+
+
+def startup() -> StartupPayload:
+    """Return what happens when the site comes up."""
+    board = switchboard()
+    return StartupPayload(
+        behavior=board.startup_behavior,
+        active=board.active_backend_id,
+        auto_start={row.name: row.auto_start for row in backend_list()},
+    )
 
 
 def detection_now(backend: Backend) -> dict[str, Any]:
@@ -413,6 +514,7 @@ def detection_now(backend: Backend) -> dict[str, Any]:
         "installing": found.installing,
         "version": found.version,
         "reason": found.reason,
+        "path": found.path,
     }
 
 

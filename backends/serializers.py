@@ -197,9 +197,16 @@ class DetectionResponse(serializers.Serializer[Any]):
     installed = serializers.BooleanField()
     installing = serializers.FloatField(allow_null=True)
     running = serializers.BooleanField()
+    state = serializers.CharField()
+    attached = serializers.BooleanField(help_text="whether somebody else started it")
     version = serializers.CharField()
     model = serializers.CharField(allow_null=True)
-    reason = serializers.CharField()
+    endpoint = serializers.CharField()
+    path = serializers.CharField(help_text="program or folder; for operators")
+    unit = serializers.CharField(help_text="systemd service it runs as; for operators")
+    pid = serializers.IntegerField(allow_null=True, help_text="for operators")
+    user = serializers.CharField(help_text="for operators")
+    reason = serializers.CharField(help_text="why it does not run, and what to do")
 
 
 class PlanGpuResponse(serializers.Serializer[Any]):
@@ -246,3 +253,18 @@ class PlanResponse(serializers.Serializer[Any]):
     gpus = PlanGpuResponse(many=True)
     suggestions = SuggestionResponse(many=True)
     expected_seconds = serializers.FloatField(allow_null=True)
+
+
+class StartupRequest(StrictSerializer):
+    """What is to happen when the site comes up; what is left out stays as it is."""
+
+    behavior = serializers.CharField(required=False, max_length=16)
+    auto_start = serializers.DictField(child=serializers.BooleanField(), required=False)
+
+
+class StartupResponse(serializers.Serializer[Any]):
+    """What happens when the site comes up."""
+
+    behavior = serializers.CharField(help_text="auto, fallback, or the name of a backend")
+    active = serializers.CharField(allow_null=True)
+    auto_start = serializers.DictField(child=serializers.BooleanField())

@@ -359,6 +359,8 @@ class Engine(ABC):
     title: ClassVar[str]
     Options: ClassVar[type[Options]]
     capabilities: ClassVar[Capabilities] = Capabilities()
+    #: Systemd units its packages install: ``ollama.service``.
+    units: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def detect(self) -> Detection:

@@ -197,6 +197,7 @@ def _undo_by_kind(ctx: Context, exc: MhError) -> None:
         services.backend_undrain(actor=ctx.actor, name=ctx.operation.backend_id)
         leases.gate_open(ctx.operation.backend_id)
     elif ctx.step == "release":
+        steps.attached.let_go_on(ctx)
         services.backend_failed_to_stop(
             actor=ctx.actor, name=ctx.operation.backend_id, failure=exc.message
         )

@@ -9,6 +9,20 @@ from backends.services.asking import (
     operate_check,
     operation_cancel,
 )
+from backends.services.attaching import (
+    backend_adopt,
+    backend_attach,
+    backend_detach,
+    backend_refresh,
+)
+from backends.services.choosing import (
+    active_set,
+    auto_check,
+    backend_auto,
+    nothing_to_pick,
+    startup_check,
+    startup_set,
+)
 from backends.services.configuration import (
     backend_configure,
     backend_configure_as,
@@ -45,10 +59,17 @@ from backends.services.rows import (
 from backends.services.states import backend_failed_to_stop, backend_transition, backend_undrain
 
 __all__ = [
+    "active_set",
+    "auto_check",
+    "backend_adopt",
+    "backend_attach",
+    "backend_auto",
     "backend_configure",
     "backend_configure_as",
+    "backend_detach",
     "backend_failed_to_stop",
     "backend_on_demand",
+    "backend_refresh",
     "backend_restart",
     "backend_start",
     "backend_stop",
@@ -65,6 +86,7 @@ __all__ = [
     "gpu_lease_take",
     "model_delete",
     "model_pull",
+    "nothing_to_pick",
     "operate_check",
     "operation_actor",
     "operation_beat",
@@ -77,6 +99,8 @@ __all__ = [
     "operation_report",
     "options_keep",
     "peak_record",
+    "startup_check",
+    "startup_set",
     "status_publish",
     "step_begin",
     "step_end",

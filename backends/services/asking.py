@@ -14,6 +14,7 @@ from audit.services import event_record
 from backends import bus, lifecycle, selectors
 from backends.errors import (
     BackendNotRunning,
+    EngineAttached,
     InvalidOptions,
     OperationConflict,
     UnknownBackend,
@@ -30,6 +31,7 @@ from backends.models import (
     OperationState,
     Switchboard,
 )
+from backends.services.attaching import refuse_if_others
 from backends.services.recording import ended_event
 from backends.services.rows import operation_publish
 
@@ -238,10 +240,11 @@ def _operation_ask(
                 "stopped. Start the site with: mh up"
             )
             raise WorkerUnavailable(msg, retry_after=5)
+        refuse_if_others(backend, kind, foreground=foreground)
         leaving = _leaving_allowed(actor, backend, changes) if kind == OperationKind.SWITCH else ""
         with transaction.atomic():
             return _operation_create_or_join(actor, backend, kind, changes, leaving)
-    except (InvalidOptions, OperationConflict, WorkerUnavailable) as exc:
+    except (EngineAttached, InvalidOptions, OperationConflict, WorkerUnavailable) as exc:
         refused(actor, name, kind, exc.message)
         raise
 

@@ -29,6 +29,8 @@ TABLE: dict[str, dict[str, str]] = {
     "api/audit/export": {"GET": OWNER},
     "api/llm-backend/status": {"GET": GUEST},
     "api/llm-backend/detect": {"GET": GUEST},
+    "api/llm-backend/auto": {"POST": OWNER},
+    "api/llm-backend/startup": {"GET": OWNER, "PATCH": OWNER},
     "api/llm-backend/switch": {"POST": OWNER},
     "api/llm-backend/operations": {"GET": OWNER},
     "api/llm-backend/operations/<str:operation_id>": {"GET": OWNER},

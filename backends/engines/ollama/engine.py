@@ -49,6 +49,7 @@ class OllamaEngine(Engine):
         openai_api=True,
         structured_output=True,
     )
+    units: ClassVar[tuple[str, ...]] = ("ollama.service",)
 
     def detect(self) -> Detection:
         """Look for the program; its version is asked once."""

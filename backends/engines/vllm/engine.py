@@ -14,6 +14,7 @@ from backends.engines.base import (
     ModelInfo,
     Problem,
     Progress,
+    RunningServer,
     Standby,
     Target,
     Transfer,
@@ -31,6 +32,7 @@ from backends.engines.vllm import (
     library,
     log,
     preflight,
+    running,
 )
 from backends.engines.vllm.options import VllmOptions
 from backends.errors import EngineNotInstalled
@@ -77,6 +79,10 @@ class VllmEngine(Engine):
         except installation.NotFoundError:
             return None
         return fast_start.standby(command.launch(options, found), found)
+
+    def running(self, options: VllmOptions, *, timeout: float) -> RunningServer | None:
+        """Look for a server at the endpoint, whoever started it."""
+        return running.find(options, timeout)
 
     def is_ready(self, target: Target, *, timeout: float) -> bool:
         """Ask ``/health`` and ``/v1/models``."""
