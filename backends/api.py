@@ -213,6 +213,22 @@ class ModelsView(APIView):
         return Response({"results": serializers.ModelResponse(found, many=True).data})
 
 
+class PlanView(APIView):
+    """Does it fit?"""
+
+    @extend_schema(
+        request=serializers.StartRequest,
+        responses={200: serializers.PlanResponse},
+        operation_id="backend_plan",
+    )
+    def post(self, request: Request, name: str) -> Response:
+        """Say whether the backend would fit, with the numbers and what would help; changes nothing."""
+        _require_operator(request, name, Permission.BACKENDS_OPERATE)
+        body = _parsed(serializers.StartRequest, request)
+        plan = selectors.backend_plan(name, body.get("model"), body.get("options"))
+        return Response(plan.payload())
+
+
 class LogsView(APIView):
     """The engine's log."""
 

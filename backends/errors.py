@@ -4,7 +4,7 @@ MhError
 ├── NotFound         ── UnknownBackend, UnknownOperation, UnknownModel
 ├── Conflict         ── OperationConflict, OperationLost
 ├── Invalid          ── InvalidOptions, PreflightFailed
-├── Unavailable      ── WorkerUnavailable, BackendNotRunning
+├── Unavailable      ── WorkerUnavailable, BackendNotRunning ── BackendHeld, BackendMoved
 └── UpstreamFailed   ── StartFailed, StopFailed, EngineNotInstalled
 """
 
@@ -75,6 +75,14 @@ class BackendNotRunning(Unavailable):
     """The backend that should answer is not running."""
 
     code = "backend_not_running"
+
+
+class BackendHeld(BackendNotRunning):
+    """The backend is being switched or restarted: requests wait for it."""
+
+
+class BackendMoved(BackendNotRunning):
+    """What the request was to be sent to does not serve any more; something else may."""
 
 
 class StartFailed(UpstreamFailed):

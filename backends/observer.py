@@ -17,7 +17,17 @@ from django.db import DatabaseError, connections
 
 from accounts.actors import Actor
 from accounts.errors import MhError
-from backends import bus, gpu, gpu_holders, leases, lifecycle, selectors, services, supervisor
+from backends import (
+    bus,
+    gpu,
+    gpu_holders,
+    leases,
+    lifecycle,
+    plan_reading,
+    selectors,
+    services,
+    supervisor,
+)
 from backends.lifecycle import State
 from backends.memory_peaks import Peaks
 from backends.models import OPEN_OPERATION_STATES, Backend, Operation
@@ -32,7 +42,7 @@ PROBE_TIMEOUT: Final = 2.0
 CLOSED_AFTER_MISSES: Final = 2
 _LOG_LINES: Final = 400
 #: Keys of a snapshot that change all the time; a change in them alone is no news.
-_NO_NEWS: Final = ("observed_at",)
+_NO_NEWS: Final = ("observed_at", "memory")
 
 
 @dataclass
@@ -151,6 +161,7 @@ class Observer:
             "observed_at": selectors.now().isoformat(),
             "backends": self.seen,
             "gpus": cards,
+            "memory": plan_reading.memory_now(),
         }
         for row in rows:
             self.peaks.see(row, cards, self.seen[row.name].get("memory"))

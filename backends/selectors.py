@@ -1,5 +1,6 @@
 """Reads: status, operations, logs, and where a request can be sent."""
 
+import logging
 import math
 import time
 from collections.abc import Iterable
@@ -15,13 +16,21 @@ from django.db.models import F
 from accounts.actors import Actor
 from accounts.errors import MhError
 from accounts.permissions import Permission, is_allowed
-from backends import bus, leases, lifecycle, secrets, supervisor
+from backends import bus, leases, lifecycle, plan_reading, planning, secrets, supervisor
 from backends.engines import registry
 from backends.engines.base import Engine, Launch, ModelInfo, Target
-from backends.errors import BackendNotRunning, InvalidOptions, UnknownBackend, UnknownOperation
+from backends.engines.estimates import Estimate, unknown
+from backends.errors import (
+    BackendNotRunning,
+    InvalidOptions,
+    UnknownBackend,
+    UnknownModel,
+    UnknownOperation,
+)
 from backends.lifecycle import State
 from backends.models import (
     OPEN_OPERATION_STATES,
+    SERVING_KINDS,
     Backend,
     Operation,
     OperationKind,
@@ -36,6 +45,8 @@ from backends.payloads import (
     StatusPayload,
     StepPayload,
 )
+
+logger = logging.getLogger(__name__)
 
 #: Bytes of log read at once for somebody who follows it.
 _LOG_CHUNK = 256 * 1024
@@ -52,6 +63,8 @@ class ServingTarget:
     target: Target
     #: Whether it is the one that answers who names none.
     active: bool = False
+    #: Which start of the engine, with which model: a lease is taken for this and nothing else.
+    token: str = ""
 
 
 def _iso(moment: datetime | None) -> str | None:
@@ -210,6 +223,11 @@ def backend_target(backend: Backend) -> Target:
     )
 
 
+def backend_token(backend: Backend) -> str:
+    """Return what tells one start and model of a backend from every other."""
+    return f"{backend.instance_id or backend.endpoint}:{backend.model}"
+
+
 def switchboard() -> Switchboard:
     """Return the row of site-wide choices."""
     return Switchboard.objects.select_related("active_backend").get_or_create(pk=1)[0]
@@ -226,6 +244,63 @@ def _active_of(rows: list[Backend]) -> Backend | None:
     return next((row for row in rows if row.pk == chosen), next(iter(rows), None))
 
 
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Why a request for a backend that does not serve now is worth waiting, and for how long."""
+
+    backend: str
+    #: A sentence for a person.
+    reason: str
+    eta_seconds: float | None = None
+    #: The model it will serve then; empty where that is not known.
+    model: str = ""
+    #: Whether it has to be asked for: nothing under way brings it about.
+    on_demand: bool = False
+    #: The model to ask for; empty for the configured one.
+    wanted: str = ""
+
+
+def waits() -> list[Wait]:
+    """Return what is worth waiting for: first what an operation under way brings, then what may be asked for."""
+    rows = backend_list()
+    coming = Operation.objects.filter(
+        state__in=OPEN_OPERATION_STATES, kind__in=SERVING_KINDS, cancel_requested=False
+    ).select_related("backend")
+    found = {row.backend_id: _coming(row) for row in coming if row.backend in rows}
+    for row in rows:
+        if row.name not in found and backend_options(row).onDemandStart:
+            found[row.name] = _on_demand(row)
+    return list(found.values())
+
+
+def _coming(row: Operation) -> Wait:
+    title = backend_engine(row.backend).title
+    what = "The GPU is moving to" if row.kind == OperationKind.SWITCH else "Waiting for"
+    return Wait(
+        backend=row.backend_id,
+        reason=f"{what} {title}.",
+        eta_seconds=row.eta_seconds,
+        model=_model_of(row.backend, row.request),
+    )
+
+
+def _on_demand(row: Backend) -> Wait:
+    return Wait(
+        backend=row.name,
+        reason=f"{backend_engine(row).title} is started on demand.",
+        eta_seconds=start_seconds_expected(row, OperationKind.START),
+        model=_model_of(row, {}),
+        on_demand=True,
+    )
+
+
+def _model_of(row: Backend, changes: dict[str, Any]) -> str:
+    try:
+        return backend_launch(row, changes).served_model
+    except MhError:  # preflight says why
+        return ""
+
+
 def serving_target(name: str | None = None) -> ServingTarget:
     """Return where a request for backend ``name`` (None: the active one) can be sent now.
 
@@ -239,7 +314,9 @@ def serving_target(name: str | None = None) -> ServingTarget:
         raise BackendNotRunning(msg)
     if not lifecycle.is_serving(State(backend.state)):
         raise _not_serving(backend)
-    return ServingTarget(backend.name, backend.engine, backend_target(backend))
+    return ServingTarget(
+        backend.name, backend.engine, backend_target(backend), token=backend_token(backend)
+    )
 
 
 def _not_serving(backend: Backend) -> BackendNotRunning:
@@ -276,7 +353,9 @@ def serving_targets() -> list[ServingTarget]:
     rows = backend_list()
     active = _active_of(rows)
     found = [
-        ServingTarget(row.name, row.engine, backend_target(row), active=row is active)
+        ServingTarget(
+            row.name, row.engine, backend_target(row), row is active, token=backend_token(row)
+        )
         for row in rows
         if lifecycle.is_serving(State(row.state))
     ]
@@ -473,6 +552,85 @@ def start_seconds_expected(backend: Backend, kind: str) -> float | None:
         if row.finished_at and row.started_at
     ]
     return median(spans) if spans else None
+
+
+def backend_plan(
+    name: str, model: str | None = None, options: dict[str, Any] | None = None
+) -> planning.Plan:
+    """Return whether backend ``name`` would fit, with ``model`` and ``options`` in place of its own.
+
+    What a switch to it would stop, and what it holds itself, counts as given back. Changes nothing. The
+    model's files are read here; memory is what the observer of its machine last saw.
+
+    Raises:
+        UnknownBackend, InvalidOptions.
+        UnknownModel: it is not on this machine; the message names those that are.
+    """
+    backend = backend_get(name)
+    changes = {**(options or {}), **({} if model is None else {"model": model})}
+    wanted = backend_options(backend, changes)
+    for problem in backend_engine(backend).preflight(wanted):
+        if problem.code == UnknownModel.code:
+            raise UnknownModel(problem.message, param="model")
+    leaving = backend_to_leave(backend, changes)
+    kind = OperationKind.SWITCH if leaving and leaving.pk != backend.pk else OperationKind.START
+    machine = plan_reading.machine_seen(bus.snapshot_read(backend.node) or {})
+    return plan_of(
+        backend,
+        wanted,
+        leaving=[backend.name, *([leaving.name] if leaving else [])],
+        machine=machine or machine_now(backend.node),
+        expected_seconds=start_seconds_expected(backend, kind),
+    )
+
+
+def plan_of(
+    backend: Backend,
+    options: Any,
+    *,
+    leaving: list[str],
+    machine: planning.Machine,
+    expected_seconds: float | None = None,
+) -> planning.Plan:
+    """Return whether ``backend`` fits into ``machine`` with validated ``options`` once ``leaving`` are gone."""
+    engine = backend_engine(backend)
+    estimate = _estimate(engine, options)
+    past = plan_reading.past_start(backend, estimate, options) if estimate else None
+    return planning.plan(
+        backend=backend.name,
+        title=engine.title,
+        estimate=estimate,
+        machine=machine,
+        leaving=leaving,
+        past=past,
+        expected_seconds=expected_seconds,
+    )
+
+
+def _estimate(engine: Engine, options: Any) -> Estimate | None:
+    """Return what ``engine`` says; a bug in its plugin is no reason to refuse a start."""
+    try:
+        return engine.estimate(options)
+    except Exception:
+        logger.exception("%s cannot estimate", engine.name)
+        model = str(getattr(options, "model", ""))
+        return unknown(model, "Estimating it failed; the log of the site says how.")
+
+
+def machine_now(node: str) -> planning.Machine:
+    """Return the memory of the GPU machine ``node`` as it is now; of another machine nothing is known."""
+    if node != settings.MH_NODE:
+        return planning.Machine()
+    starts = [
+        (row.name, inst)
+        for row in backend_list()
+        for inst in [backend_instance(row)]
+        if row.node == node and inst is not None
+    ]
+    return plan_reading.machine_now(
+        {name: supervisor.tree(inst) for name, inst in starts},
+        {name: supervisor.rss_bytes(inst) for name, inst in starts},
+    )
 
 
 def now() -> datetime:

@@ -181,3 +181,49 @@ class DetectionResponse(serializers.Serializer[Any]):
     version = serializers.CharField()
     model = serializers.CharField(allow_null=True)
     reason = serializers.CharField()
+
+
+class PlanGpuResponse(serializers.Serializer[Any]):
+    """One GPU in a plan. Bytes."""
+
+    index = serializers.IntegerField()
+    name = serializers.CharField()
+    total = serializers.IntegerField(allow_null=True)
+    free = serializers.IntegerField(allow_null=True)
+    freed = serializers.IntegerField(allow_null=True, help_text="given back by what leaves")
+    takes = serializers.IntegerField(help_text="what the engine takes of it")
+    needs = serializers.IntegerField(help_text="what of that it needs")
+
+
+class SuggestionResponse(serializers.Serializer[Any]):
+    """A change that would make it fit."""
+
+    message = serializers.CharField()
+    options = serializers.DictField()
+
+
+class PlanResponse(serializers.Serializer[Any]):
+    """Does it fit? Bytes; null for what is not known."""
+
+    backend = serializers.CharField()
+    model = serializers.CharField()
+    verdict = serializers.ChoiceField(["fits", "fits_after_release", "does_not_fit", "unknown"])
+    certain = serializers.BooleanField(help_text="a start would be refused")
+    because = serializers.CharField()
+    releases = serializers.ListField(child=serializers.CharField())
+    memory = serializers.CharField(help_text="gpu or host; empty when unknown")
+    weights = serializers.IntegerField(allow_null=True, help_text="per GPU, as the next two")
+    kv_cache = serializers.IntegerField(allow_null=True)
+    other = serializers.IntegerField(allow_null=True)
+    needed = serializers.IntegerField(allow_null=True, help_text="on all GPUs, or on the machine")
+    free = serializers.IntegerField(allow_null=True, help_text="of the machine's memory")
+    freed = serializers.IntegerField(allow_null=True)
+    kv_bytes_per_token = serializers.IntegerField(allow_null=True)
+    kv_format = serializers.CharField()
+    context_length = serializers.IntegerField(allow_null=True)
+    context_fits = serializers.IntegerField(allow_null=True, help_text="longest that would fit")
+    spilled = serializers.IntegerField(help_text="kept on the machine because GPUs are too small")
+    measured = serializers.BooleanField(help_text="known from a past start")
+    gpus = PlanGpuResponse(many=True)
+    suggestions = SuggestionResponse(many=True)
+    expected_seconds = serializers.FloatField(allow_null=True)

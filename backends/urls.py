@@ -22,5 +22,6 @@ urlpatterns = [
     path(f"{_ROOT}/<str:name>/restart", api.RestartView.as_view(), name="backend-restart"),
     path(f"{_ROOT}/<str:name>/config", api.ConfigView.as_view(), name="backend-config"),
     path(f"{_ROOT}/<str:name>/models", api.ModelsView.as_view(), name="backend-models"),
+    path(f"{_ROOT}/<str:name>/plan", api.PlanView.as_view(), name="backend-plan"),
     path(f"{_ROOT}/<str:name>/logs", api.LogsView.as_view(), name="backend-logs"),
 ]

@@ -18,6 +18,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
+from backends.engines.estimates import Estimate
+
 
 def facts(group: str, *, unit: str = "", secret: bool = False, restart: bool = True) -> Any:
     """Return a field's ``json_schema_extra``; most options of an engine are read once, at its start.
@@ -342,6 +344,14 @@ class Engine(ABC):
         Called before anything is touched, so it must not change anything. The port is checked by the
         caller. Takes under 2 s.
         """
+
+    def estimate(self, options: Any) -> Estimate | None:  # noqa: ARG002
+        """Say what memory a start with ``options`` would need, from the model's own files.
+
+        Called at any time, also where the engine is not installed; takes under 2 s, no network. A model
+        that cannot be read is an estimate with a ``reason``. None: this engine cannot say.
+        """
+        return None
 
     @abstractmethod
     def launch(self, options: Any) -> Launch:

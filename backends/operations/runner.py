@@ -167,7 +167,7 @@ def _undo_by_kind(ctx: Context, exc: MhError) -> None:
     if starting and ctx.operation.kind in {OperationKind.START, OperationKind.RESTART}:
         detail = exc.detail if isinstance(exc, StartFailed) else ""
         steps.undo_start(ctx, failure=exc.message, detail=detail, cancelled=cancelled)
-    elif ctx.step == "drain":
+    elif ctx.step in {"hold", "drain"}:
         services.backend_undrain(actor=ctx.actor, name=ctx.operation.backend_id)
         leases.gate_open(ctx.operation.backend_id)
     elif ctx.step == "release":

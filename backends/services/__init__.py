@@ -1,6 +1,7 @@
 """Writes: state moves, operations asked for and recorded, configuration. Each with its audit event."""
 
 from backends.services.asking import (
+    backend_on_demand,
     backend_restart,
     backend_start,
     backend_stop,
@@ -46,6 +47,7 @@ __all__ = [
     "backend_configure",
     "backend_configure_as",
     "backend_failed_to_stop",
+    "backend_on_demand",
     "backend_restart",
     "backend_start",
     "backend_stop",

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from mhsite.cli import engine
+from mhsite.cli import engine, planning
 from mhsite.cli.output import Json, Output
 
 Model = Annotated[str | None, typer.Argument(help="Model to serve; the configured one by default.")]
@@ -60,6 +60,13 @@ def _looks(app: typer.Typer, name: str, title: str) -> None:
     @app.command(help=f"List the models on this machine that {title} can serve.")
     def models(query: Query = "", *, as_json: Json = False) -> None:
         engine.models(name, query, Output(as_json=as_json))
+
+    @app.command(
+        help=f"Say whether {title} would fit into memory, from the model's own files. Exit status 1 when it "
+        "does not. Changes nothing."
+    )
+    def plan(model: Model = None, option: Options = [], *, as_json: Json = False) -> None:  # noqa: B006
+        planning.plan(name, model, engine.option_pairs(option), Output(as_json=as_json))
 
     @app.command(help=f"Show {title}'s log: of the running start, else of the last one.")
     def logs(lines: Lines = 50, *, follow: Follow = False, as_json: Json = False) -> None:

@@ -38,6 +38,7 @@ TABLE: dict[str, dict[str, str]] = {
     "api/llm-backend/<str:name>/restart": {"POST": OWNER},
     "api/llm-backend/<str:name>/config": {"GET": OWNER, "PATCH": OWNER},
     "api/llm-backend/<str:name>/models": {"GET": OWNER},
+    "api/llm-backend/<str:name>/plan": {"POST": OWNER},
     "api/llm-backend/<str:name>/logs": {"GET": OWNER},
     "api/chat": {"POST": STANDARD},
     "v1/models": {"GET": STANDARD},

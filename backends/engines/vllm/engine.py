@@ -17,8 +17,17 @@ from backends.engines.base import (
     Target,
     never,
 )
+from backends.engines.estimates import Estimate
 from backends.engines.models_on_disk import inventory
-from backends.engines.vllm import client, command, install, installation, log, preflight
+from backends.engines.vllm import (
+    client,
+    command,
+    estimate,
+    install,
+    installation,
+    log,
+    preflight,
+)
 from backends.engines.vllm.options import VllmOptions
 from backends.errors import EngineNotInstalled
 
@@ -42,6 +51,10 @@ class VllmEngine(Engine):
     def preflight(self, options: VllmOptions) -> list[Problem]:
         """Check network, installation, model and what is asked of it."""
         return preflight.preflight(options)
+
+    def estimate(self, options: VllmOptions) -> Estimate:
+        """Read the headers of the model's weights, and its configuration."""
+        return estimate.estimate(options)
 
     def launch(self, options: VllmOptions) -> Launch:
         """Build the command; raises ``EngineNotInstalled``."""

@@ -5,8 +5,19 @@ whoever runs it records that and undoes what was done.
 """
 
 from backends.operations.steps.checking import preflight
-from backends.operations.steps.starting import commit, start, warm
-from backends.operations.steps.stopping import drain, release
+from backends.operations.steps.starting import commit, resume, start, warm
+from backends.operations.steps.stopping import drain, hold, release
 from backends.operations.steps.undoing import restore, undo_start
 
-__all__ = ["commit", "drain", "preflight", "release", "restore", "start", "undo_start", "warm"]
+__all__ = [
+    "commit",
+    "drain",
+    "hold",
+    "preflight",
+    "release",
+    "restore",
+    "resume",
+    "start",
+    "undo_start",
+    "warm",
+]

@@ -9,6 +9,7 @@ from backends.lifecycle import State, is_alive
 from backends.models import Backend, OperationKind
 from backends.operations.context import Context
 from backends.operations.steps import gpu_guard
+from backends.operations.steps.fitting import refuse_what_cannot_fit
 
 
 def preflight(ctx: Context) -> None:
@@ -31,6 +32,7 @@ def preflight(ctx: Context) -> None:
         raise PreflightFailed(msg, code="already_running")
     gpu_guard.check_free(ctx, launch)
     _check_port(ctx, backend, launch)
+    refuse_what_cannot_fit(ctx)
 
 
 def _choose_leaving(ctx: Context) -> None:

@@ -153,15 +153,19 @@ def _report_warming(ctx: Context) -> None:
         ctx.say("generating a first token", 0.93)
 
 
+def resume(ctx: Context) -> None:
+    """Let requests in, those first that were held."""
+    leases.gate_open(ctx.name)
+
+
 def commit(ctx: Context) -> None:
-    """Let requests in: the backend is ready, is the active one, and keeps the options it was started with."""
+    """Say that the backend is ready and the active one, and keep the options it was started with."""
     backend = ctx.backend
     if backend.state == State.STARTING:
         version = _version(ctx)
         services.backend_transition(
             actor=ctx.actor, name=backend.name, to=State.READY, version=version
         )
-    leases.gate_open(backend.name)
     services.options_keep(actor=ctx.actor, name=backend.name, changes=ctx.changes)
 
 
