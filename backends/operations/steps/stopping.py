@@ -64,6 +64,7 @@ def release_one(ctx: Context) -> None:
         leases.gate_open(backend.name)
         return
     inst = ctx.instance
+    gpu_guard.still_ours(ctx)
     services.backend_transition(actor=ctx.actor, name=backend.name, to=State.STOPPING)
     _cut_requests(backend.name)
     ctx.say(f"stopping {ctx.engine.title}", 0.3)
