@@ -15,6 +15,10 @@ from backends import selectors, supervisor
 from backends.engines import registry
 from backends.models import Backend, Operation
 from backends.operations.runner import run_operations
+from tests.backends.foreign import foreign, systemd
+
+#: Fixtures of other modules.
+__all__ = ["foreign", "systemd"]
 
 
 def free_port() -> int:
