@@ -94,6 +94,6 @@ def stop_instances(ctx: Context, current: supervisor.Instance | None) -> None:
     instances = supervisor.find(ctx.home, ctx.name)
     if current is not None and current not in instances:
         instances.append(current)
-    grace = ctx.launch.stop_timeout
+    grace = float(getattr(ctx.options, "stopTimeoutSeconds", 10))  # its program may be gone by now
     for inst in instances:
         supervisor.stop(inst, grace=grace)
