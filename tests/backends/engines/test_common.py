@@ -49,7 +49,7 @@ def mute() -> Iterator[socket.socket]:
 
 
 def target(server: socket.socket) -> Target:
-    return Target(endpoint="http://127.0.0.1:{}".format(server.getsockname()[1]))
+    return Target(endpoint=f"http://127.0.0.1:{server.getsockname()[1]}")
 
 
 def test_a_request_is_given_up_at_once_and_its_connection_closed(mute: socket.socket) -> None:
