@@ -62,12 +62,12 @@ without the latter it says that it sleeps, frees nothing, and chats hang, as the
 ``wake-mute``        awake by all signs, and chats hang
 ``reload-fails``     weights cannot be read again after level 2
 ``no-metrics``       ``/metrics`` answers 404
+``release-slowly=S`` memory goes back in ten parts, within S seconds of falling asleep
 ==================== =========================================================================
 
-Memory: with ``FAKE_NVML`` naming a folder, each process that holds GPU memory says so in a file there,
-``<gpu>/<pid>``, with ``{"bytes": …, "linger": …}``: what it holds, and for how many seconds its
-memory is still seen after its end. ``--gpu-mib`` says how much (0: no file), ``--gpus 0,1`` where,
-``--linger S`` how slowly it is released. Sleep leaves a tenth of it.
+Memory is told to the fake NVML (``tests/fakes/nvml``): where ``FAKE_NVML`` names its file, the process says
+in ``<file>.held/<pid>-<gpu>`` how many bytes it holds: ``--gpu-mib`` (0: nothing is said) on each of
+``--gpus`` (0), a tenth of it asleep. How long it is still seen after a process's end, NVML's own file says.
 """
 
 import argparse
@@ -337,7 +337,8 @@ class FakeVllm:
         if self.arguments.enable_sleep_mode:
             self.weights_good = level != 2
             if not self.behaviour.has("sleep-frees-nothing"):
-                self.memory.hold(ASLEEP_SHARE)
+                seconds = float(self.behaviour.text("release-slowly", "0"))
+                self.memory.hold(ASLEEP_SHARE, seconds)
 
     async def _wake_up(self, request: web.Request) -> web.Response:
         tags = request.query.getall("tags", [])
@@ -614,19 +615,34 @@ class Memory:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._bytes = int(arguments.gpu_mib * 2**20)
-        self._linger: float = arguments.linger
-        folder = os.environ.get("FAKE_NVML")
-        gpus = arguments.gpus.split(",") if folder and self._bytes else []
-        self._files = [Path(folder or "") / gpu / str(os.getpid()) for gpu in gpus]
+        self._share = 0.0
+        path = os.environ.get("FAKE_NVML")
+        gpus = arguments.gpus.split(",") if path and self._bytes else []
+        folder = Path(f"{path}.held")
+        self._files = [folder / f"{os.getpid()}-{gpu}" for gpu in gpus]
+        self._falling: asyncio.Task[None] | None = None
 
-    def hold(self, share: float) -> None:
-        """Hold this share of the memory from now on."""
+    def hold(self, share: float, seconds: float = 0.0) -> None:
+        """Hold this share of the memory: at once, or in ``seconds`` from now."""
+        if self._falling is not None:
+            self._falling.cancel()
+        if seconds:
+            self._falling = asyncio.get_running_loop().create_task(self._fall(share, seconds))
+        else:
+            self._say(share)
+
+    async def _fall(self, share: float, seconds: float) -> None:
+        parts, began = 10, self._share
+        for part in range(1, parts + 1):
+            await asyncio.sleep(seconds / parts)
+            self._say(began + (share - began) * part / parts)
+
+    def _say(self, share: float) -> None:
+        self._share = share
         for file in self._files:
             file.parent.mkdir(parents=True, exist_ok=True)
-            draft = file.with_name(f".{file.name}")
-            draft.write_text(
-                json.dumps({"bytes": int(self._bytes * share), "linger": self._linger})
-            )
+            draft = file.with_name(f"half.{file.name}.tmp")
+            draft.write_text(str(round(self._bytes * share)))
             draft.replace(file)
 
 
@@ -877,9 +893,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--lora-modules", nargs="*", default=[])
     parser.add_argument("--gpu-mib", type=float, default=0.0, help="GPU memory held, MiB")
     parser.add_argument("--gpus", default="0", help="numbers of the GPUs it is held on")
-    parser.add_argument(
-        "--linger", type=float, default=0.0, help="seconds its memory is seen after its end"
-    )
     parser.add_argument("--engine-core", action="store_true", help="run a child VLLM::EngineCore")
     return parser.parse_known_args(argv)[0]
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Final
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 Value = bool | int | float | str | dict[str, bool | int | float | str]
@@ -298,4 +298,15 @@ def _option(given: Any) -> dict[str, Value]:
 
 
 #: The option: any of the forms of ``checked``, kept as an object.
-ExtraArguments = Annotated[dict[str, Value], BeforeValidator(_option)]
+ExtraArguments = Annotated[
+    dict[str, Value],
+    BeforeValidator(_option),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "object", "propertyNames": {"enum": list(ALLOWED)}},
+                {"type": "array", "items": {"type": "string", "pattern": "^--[a-z0-9-]+(=.*)?$"}},
+            ]
+        }
+    ),
+]

@@ -3,7 +3,14 @@
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+)
 from pydantic_core import PydanticCustomError
 
 from backends.engines import common
@@ -74,7 +81,19 @@ def _length(value: Any) -> Any:
     raise PydanticCustomError("model_length", "{reason}", {"reason": reason})
 
 
-MaxModelLen = Annotated[int | Literal["auto"] | None, BeforeValidator(_length)]
+MaxModelLen = Annotated[
+    int | Literal["auto"] | None,
+    BeforeValidator(_length),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": SHORTEST, "maximum": LONGEST},
+                {"const": "auto"},
+                {"type": "null"},
+            ]
+        }
+    ),
+]
 
 
 class LoraModule(BaseModel):
