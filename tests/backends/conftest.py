@@ -15,6 +15,9 @@ from backends import selectors, supervisor
 from backends.engines import registry
 from backends.models import Backend, Operation
 from backends.operations.runner import run_operations
+from tests.backends.nvml import nvml
+
+__all__ = ["nvml"]
 
 
 def free_port() -> int:

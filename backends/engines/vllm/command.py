@@ -9,6 +9,7 @@ from typing import Final
 import psutil
 from django.conf import settings
 
+from backends.engines import nvidia
 from backends.engines.base import Launch
 from backends.engines.models_on_disk import Config, Places, hub_folder, resolve
 from backends.engines.vllm import lora, places
@@ -53,7 +54,19 @@ def launch(options: VllmOptions, installation: Installation) -> Launch:
         served_model=options.served_name,
         start_timeout=float(options.startTimeoutSeconds),
         stop_timeout=float(options.stopTimeoutSeconds),
+        gpus=_gpus(options, installation),
     )
+
+
+def gpus_needed(options: VllmOptions) -> int:
+    """Return the number of GPUs the model is split over."""
+    return options.tensorParallelSize * options.pipelineParallelSize
+
+
+def _gpus(options: VllmOptions, installation: Installation) -> tuple[int, ...]:
+    if installation.build == "cpu":
+        return ()
+    return nvidia.used_gpus(options.gpus, gpus_needed(options))
 
 
 def _flags(name: str, value: object) -> Iterator[str]:
@@ -167,7 +180,9 @@ def _environment(
     env = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     if model is not None:
         env["HF_HUB_OFFLINE"] = "1"
-    if installation.build == "cpu":
+    if installation.build != "cpu":
+        env |= nvidia.environment(options.gpus)
+    else:
         env["VLLM_CPU_KVCACHE_SPACE"] = str(cpu_kv_cache_gib(options, model))
     if options.sleepMode:
         # Opens /sleep and /wake_up, and with them much else that asks for no key: loopback only.

@@ -9,7 +9,7 @@ from backends.engines.base import Problem
 from backends.engines.common import open_address
 from backends.engines.models_on_disk import Config, inventory, names_like, problem_of
 from backends.engines.vllm import lora
-from backends.engines.vllm.command import find_model, model_places
+from backends.engines.vllm.command import find_model, gpus_needed, model_places
 from backends.engines.vllm.installation import Installation, NotFoundError, detect, find
 from backends.engines.vllm.options import VllmOptions
 
@@ -100,6 +100,7 @@ def _gpus(options: VllmOptions, seen: int) -> Iterator[Problem]:
     """Compare the GPUs asked for with those seen; a Ray cluster may have more elsewhere."""
     tensor, stages = options.tensorParallelSize, options.pipelineParallelSize
     if options.distributedExecutorBackend == "ray":
+        yield from nvidia.problems(options.gpus)
         return
     if options.distributedExecutorBackend == "uni" and tensor * stages > 1:
         message = f"distributedExecutorBackend uni uses one GPU, and {tensor * stages} are asked for. Leave it empty."
@@ -113,6 +114,8 @@ def _gpus(options: VllmOptions, seen: int) -> Iterator[Problem]:
             f"{seen} GPU(s). For GPUs of several machines set distributedExecutorBackend to ray."
         )
         yield Problem(message=message, option="pipelineParallelSize")
+    else:
+        yield from nvidia.problems(options.gpus, gpus_needed(options))
 
 
 def _together(options: VllmOptions) -> Iterator[Problem]:
