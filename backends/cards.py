@@ -63,6 +63,8 @@ STEP_WORDS: Final[dict[str, str]] = {
     "commit": "Make it the active one",
     "resume": "Let requests in again",
     "rollback": "Clean up",
+    "download": "Download the model",
+    "delete": "Delete the model",
 }
 #: States in which the page offers to chat.
 CHAT_STATES: Final = (State.READY, State.DEGRADED)

@@ -18,6 +18,7 @@ from django.db import DatabaseError, connections
 from accounts.actors import Actor
 from accounts.errors import MhError
 from backends import (
+    booting,
     bus,
     gpu,
     gpu_holders,
@@ -30,7 +31,8 @@ from backends import (
 )
 from backends.lifecycle import State
 from backends.memory_peaks import Peaks
-from backends.models import OPEN_OPERATION_STATES, Backend, Operation
+from backends.models import OPEN_OPERATION_STATES, Backend, Lane, Operation
+from backends.watching import Watcher
 from backends.words import exit_in_words
 
 logger = logging.getLogger(__name__)
@@ -53,6 +55,8 @@ class Observer:
     missed: dict[str, int] = field(default_factory=dict)
     seen: dict[str, Any] = field(default_factory=dict)
     peaks: Peaks = field(default_factory=Peaks)
+    watcher: Watcher = field(default_factory=Watcher)
+    startup: booting.Startup = field(default_factory=booting.Startup)
     _next_probe: float = 0.0
     _published: dict[str, Any] = field(default_factory=dict)
 
@@ -78,13 +82,17 @@ class Observer:
         for row in rows:
             if row.name not in busy:
                 self._check_process(row)
+        self.watcher.look(rows, busy)
         if time.monotonic() >= self._next_probe:
             self._next_probe = time.monotonic() + PROBE_SECONDS
             self._probe_all(rows, busy)
+            self.startup.tick()
 
     def _busy(self) -> set[str]:
         """Return the backends that an operation is changing now; their states are the runner's."""
-        running = Operation.objects.filter(node=self.node, state__in=OPEN_OPERATION_STATES)
+        running = Operation.objects.filter(
+            node=self.node, lane=Lane.GPU, state__in=OPEN_OPERATION_STATES
+        )
         pairs = running.values_list("backend_id", "from_backend")
         return {name for pair in pairs for name in pair if name}
 
@@ -95,7 +103,6 @@ class Observer:
             return
         inst = selectors.backend_instance(row)
         if inst is None:
-            services.gpu_lease_release(actor=Actor.system(), backend=row.name)
             self._fail(row, f"{self._title(row)} is not running any more.", "")
             return
         seen = supervisor.inspect(inst)
@@ -125,26 +132,24 @@ class Observer:
     def _clear_away(self, row: Backend, inst: supervisor.Instance, what: str) -> None:
         """End those who still wait for the engine, and what is left of it; then say what happened."""
         leases.cut(row.name)
+        cleared = False
         try:
             supervisor.stop(inst, grace=1.0)
-            services.gpu_lease_release(actor=Actor.system(), backend=row.name)
+            cleared = True
         except MhError as exc:
             logger.error("leftovers of %s: %s", row.name, exc.message)  # noqa: TRY400
         engine = selectors.backend_engine(row)
         reason = engine.failure_reason(supervisor.log_tail(inst, _LOG_LINES))
-        self._fail(row, f"{engine.title} {what}.", reason)
+        self._fail(row, f"{engine.title} {what}.", reason, cleared=cleared)
 
-    def _fail(self, row: Backend, failure: str, detail: str) -> None:
-        services.backend_transition(
+    def _fail(self, row: Backend, failure: str, detail: str, *, cleared: bool = True) -> None:
+        services.backend_lost(
             actor=Actor.system(),
             name=row.name,
-            to=State.FAILED,
             expected=State(row.state),
+            cleared=cleared,
             failure=failure,
             failure_detail=selectors.mask(detail, row),
-            instance_id="",
-            model="",
-            endpoint="",
         )
 
     @staticmethod
@@ -169,7 +174,10 @@ class Observer:
         self._publish_news(snapshot)
 
     def _probe(self, row: Backend, *, counted: bool) -> dict[str, Any]:
-        facts: dict[str, Any] = {"detection": selectors.detection_now(row)}
+        facts: dict[str, Any] = {
+            "detection": selectors.detection_now(row),
+            "server": self.watcher.facts(row.name),
+        }
         inst = selectors.backend_instance(row)
         if inst is not None:
             facts["memory"] = supervisor.rss_bytes(inst)
@@ -215,6 +223,7 @@ class Observer:
             if inst is not None
             for pid in supervisor.tree(inst)
         }
+        owners |= {pid: row.name for row in rows for pid in self.watcher.pids(row.name)}
         holders = gpu_holders.gpu_holders(self.node)
         return [_gpu_payload(card, owners, holders) for card in gpu.gpus()]
 

@@ -3,20 +3,29 @@
 import logging
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 from django.conf import settings
-from django.db.models import F
+from django.db.models import F, QuerySet
 
 from accounts.actors import Actor
 from accounts.errors import MhError
 from accounts.permissions import Permission, is_allowed
-from backends import bus, leases, lifecycle, plan_reading, planning, secrets, supervisor
+from backends import (
+    bus,
+    choice,
+    leases,
+    lifecycle,
+    plan_reading,
+    planning,
+    secrets,
+    supervisor,
+)
 from backends.engines import registry
 from backends.engines.base import Engine, Launch, ModelInfo, Target
 from backends.engines.estimates import Estimate, unknown
@@ -32,6 +41,7 @@ from backends.models import (
     OPEN_OPERATION_STATES,
     SERVING_KINDS,
     Backend,
+    Lane,
     Operation,
     OperationKind,
     OperationState,
@@ -41,7 +51,9 @@ from backends.models import (
 from backends.payloads import (
     ActivePayload,
     AvailablePayload,
+    DetectedPayload,
     OperationPayload,
+    StartupPayload,
     StatusPayload,
     StepPayload,
 )
@@ -181,6 +193,11 @@ def backend_to_leave(backend: Backend, changes: dict[str, Any]) -> Backend | Non
     except MhError:  # preflight says why
         return None
     return None if runs_as_asked(backend, launch) else backend
+
+
+def backend_answers(backend: Backend) -> bool:
+    """Return whether a server of ``backend`` that we know of should answer about its models."""
+    return State(backend.state) in {State.READY, State.DEGRADED, State.DRAINING, State.PARKED}
 
 
 def backend_models(name: str) -> list[ModelInfo]:
@@ -372,17 +389,107 @@ def worker_alive() -> bool:
     return bus.worker_alive(settings.MH_NODE)
 
 
-def detect() -> dict[str, dict[str, Any]]:
-    """Return for every backend what is installed and running, from the observer's snapshot."""
+def detect(servers: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, DetectedPayload]:
+    """Return for every backend what is installed and running, and why not.
+
+    Args:
+        servers: what was found answering just now, by backend, as ``foreign.Server.facts``; None for what
+            the observer saw last.
+    """
     snapshot = _snapshot()
+    seen = snapshot.get("backends", {})
     return {
-        backend.name: {
-            key: payload[key]
-            for key in ("title", "installed", "installing", "running", "version", "model", "reason")
-        }
-        for backend in backend_list()
-        for payload in [_available(backend, snapshot)]
+        row.name: _detected(
+            row, snapshot, (servers or {}).get(row.name) or seen.get(row.name, {}).get("server")
+        )
+        for row in backend_list()
     }
+
+
+def _detected(
+    row: Backend, snapshot: dict[str, Any], server: Mapping[str, Any] | None
+) -> DetectedPayload:
+    facts = _available(row, snapshot)
+    found = _detection(row, snapshot)
+    answers = server or {}
+    model = facts["model"] or answers.get("model") or None
+    running = facts["running"] or bool(answers.get("model"))
+    foreign = row.attached or (bool(answers) and not facts["running"])
+    return DetectedPayload(
+        title=facts["title"],
+        installed=facts["installed"],
+        installing=facts["installing"],
+        running=running,
+        state=facts["state"],
+        attached=row.attached,
+        version=answers.get("version") or facts["version"],
+        model=model,
+        endpoint=facts["endpoint"],
+        path=found.get("path", ""),
+        unit=answers.get("unit", "") if foreign else "",
+        pid=answers.get("pid") if foreign else None,
+        user=answers.get("user", "") if foreign else "",
+        reason=_why_not_running(facts, answers, running=running),
+    )
+
+
+def _why_not_running(facts: AvailablePayload, answers: Mapping[str, Any], *, running: bool) -> str:
+    if running:
+        return ""
+    if answers:
+        return f"{facts['title']} answers there and refuses us: set its apiKey to the key it wants."
+    return facts["reason"] or facts["failure"]
+
+
+def detect_for(actor: Actor, found: dict[str, DetectedPayload]) -> dict[str, DetectedPayload]:
+    """Return ``found`` without paths, processes and users, unless ``actor`` operates backends."""
+    if actor.is_system or _is_operator(actor):
+        return found
+    hidden = {"path": "", "unit": "", "pid": None, "user": ""}
+    return {name: cast("DetectedPayload", {**row, **hidden}) for name, row in found.items()}
+
+
+def server_facts(name: str) -> dict[str, Any]:
+    """Return what the observer last saw answering for backend ``name`` that it did not start; empty if nothing."""
+    return _snapshot().get("backends", {}).get(name, {}).get("server") or {}
+
+
+def candidates() -> list[choice.Candidate]:
+    """Return the backends of this machine, as far as the auto-select rule goes."""
+    snapshot = _snapshot()
+    return [
+        choice.Candidate(
+            name=row.name,
+            installed=bool(_detection(row, snapshot)["installed"]),
+            running=_is_up(row) or bool(server_facts(row.name).get("model")),
+        )
+        for row in backend_list()
+        if row.node == settings.MH_NODE
+    ]
+
+
+def why_not_installed(backend: Backend) -> str:
+    """Return why the engine of ``backend`` is not installed, and what to do."""
+    return str(_detection(backend, _snapshot())["reason"] or "not found.")
+
+
+def _is_up(row: Backend) -> bool:
+    return lifecycle.is_serving(State(row.state)) or row.state == State.DRAINING
+
+
+def _detection(row: Backend, snapshot: dict[str, Any]) -> dict[str, Any]:
+    seen = snapshot.get("backends", {}).get(row.name) or {}
+    return seen.get("detection") or detection_now(row)
+
+
+def startup() -> StartupPayload:
+    """Return what happens when the site comes up."""
+    board = switchboard()
+    return StartupPayload(
+        behavior=board.startup_behavior,
+        active=board.active_backend_id,
+        auto_start={row.name: row.auto_start for row in backend_list()},
+    )
 
 
 def detection_now(backend: Backend) -> dict[str, Any]:
@@ -393,6 +500,7 @@ def detection_now(backend: Backend) -> dict[str, Any]:
         "installing": found.installing,
         "version": found.version,
         "reason": found.reason,
+        "path": found.path,
     }
 
 
@@ -406,6 +514,7 @@ def status() -> StatusPayload:
         active=_active(chosen, available, rows),
         available=available,
         operation=operation_current(),
+        downloads=operation_downloads(),
         gpus=snapshot.get("gpus", []),
         deployment_mode=switchboard().deployment_mode,
         worker=worker_alive(),
@@ -491,14 +600,22 @@ def operation_list(limit: int = 50, offset: int = 0) -> list[Operation]:
 
 
 def operation_current() -> OperationPayload | None:
-    """Return the operation running on this machine, else the first one waiting."""
-    row = (
-        Operation.objects.filter(node=settings.MH_NODE, state__in=OPEN_OPERATION_STATES)
+    """Return the operation that has the GPU of this machine, else the first one waiting for it."""
+    row = _open_operations(Lane.GPU).first()
+    return operation_payload(row) if row else None
+
+
+def operation_downloads() -> list[OperationPayload]:
+    """Return the downloads and deletions of models on this machine: the running one, then those waiting."""
+    return [operation_payload(row) for row in _open_operations(Lane.MODELS)]
+
+
+def _open_operations(lane: Lane) -> QuerySet[Operation]:
+    return (
+        Operation.objects.filter(node=settings.MH_NODE, lane=lane, state__in=OPEN_OPERATION_STATES)
         .prefetch_related("steps")
         .order_by(F("started_at").asc(nulls_last=True), "created_at")
-        .first()
     )
-    return operation_payload(row) if row else None
 
 
 def operation_payload(row: Operation) -> OperationPayload:
@@ -509,6 +626,7 @@ def operation_payload(row: Operation) -> OperationPayload:
         kind=row.kind,
         backend=row.backend_id,
         from_backend=row.from_backend or None,
+        model=row.request.get("model"),
         state=row.state,
         step=steps[-1]["name"] if steps else None,
         steps=steps,
@@ -646,6 +764,18 @@ def backend_owner_id(name: str) -> int | None:
 def backend_is_running(backend: Backend) -> bool:
     """Return whether the engine of ``backend`` takes requests."""
     return lifecycle.is_serving(State(backend.state))
+
+
+def backend_is_alive(backend: Backend) -> bool:
+    """Return whether a process of the engine of ``backend`` exists or may exist."""
+    return lifecycle.is_alive(State(backend.state))
+
+
+def model_started(backend: Backend) -> str:
+    """Return the model that ``backend`` was last started with, by its name on this machine."""
+    given = backend_engine(backend).Options.own_names(backend.started_options or {})
+    named = given.get("model") or getattr(backend_options(backend), "model", "")
+    return str(named) if backend_is_alive(backend) else ""
 
 
 def operation_backend_owner_id(operation_id: str) -> int | None:

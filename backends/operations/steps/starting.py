@@ -11,7 +11,7 @@ from backends.errors import StartFailed
 from backends.lifecycle import State
 from backends.models import Backend
 from backends.operations.context import Context
-from backends.operations.steps import gpu_guard
+from backends.operations.steps import attached, gpu_guard
 from backends.words import exit_in_words
 
 #: Seconds between two looks at whether a starting engine is ready (FAULTS 48).
@@ -23,6 +23,8 @@ _LOG_LINES: Final = 400
 
 def start(ctx: Context) -> None:
     """Spawn the engine and wait until it, and not a stranger on its port, serves the model."""
+    if attached.start(ctx):
+        return
     backend = ctx.backend
     launch = ctx.launch
     if selectors.runs_as_asked(backend, launch):
@@ -119,6 +121,8 @@ def warm(ctx: Context) -> None:
 
     An engine that loads its model on demand loads it here, so it may take as long as a start.
     """
+    if ctx.backend.attached:  # its start has loaded the model
+        return
     launch = ctx.launch
     if not launch.warm:
         return

@@ -7,7 +7,7 @@ from backends import leases, services, supervisor
 from backends.lifecycle import State
 from backends.models import OperationKind
 from backends.operations.context import Context
-from backends.operations.steps import gpu_guard
+from backends.operations.steps import attached, gpu_guard
 
 #: Seconds between two looks at whether a starting engine is ready (FAULTS 48).
 POLL_SECONDS: Final = 0.05
@@ -58,9 +58,13 @@ def release(ctx: Context) -> None:
 
 def release_one(ctx: Context) -> None:
     """Stop the backend of ``ctx``; what still streams from it is cut, and told so."""
-    backend = ctx.backend
-    inst = ctx.instance
     gpu_guard.still_ours(ctx)
+    backend = ctx.backend
+    if backend.attached:
+        attached.release(ctx, cut=_cut_requests)
+        leases.gate_open(backend.name)
+        return
+    inst = ctx.instance
     services.backend_transition(actor=ctx.actor, name=backend.name, to=State.STOPPING)
     _cut_requests(backend.name)
     ctx.say(f"stopping {ctx.engine.title}", 0.3)
