@@ -1,6 +1,5 @@
 """Downloads and deletions of vLLM's models, as operations and over REST, from a (fake) Hub into a cache."""
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +22,22 @@ from backends.errors import (
 from backends.lifecycle import State
 from backends.models import Backend, Operation, OperationState
 from backends.operations.runner import run_operations
-from tests.backends.engines.conftest import MakeModel, make_model  # noqa: F401 — a fixture
-from tests.backends.engines.huggingface.conftest import MODEL, hub  # noqa: F401 — a fixture
-from tests.fakes.fake_hub import TOKEN, FakeHub, Habits
+from tests.fakes.fake_hub import MODEL, TOKEN, FakeHub, Habits, model_files
 
 ROOT = "/api/llm-backend"
 
 
 @pytest.fixture
 def vllm(
-    transactional_db: None,
-    clean_broker: Any,
-    hub: FakeHub,  # noqa: F811
+    request: pytest.FixtureRequest,
+    hub: FakeHub,
     settings: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Backend:
     """vLLM, not even installed; its cache is empty."""
+    for name in ("transactional_db", "clean_broker"):
+        request.getfixturevalue(name)
     settings.MH_CACHE, settings.MH_MODELS_DIRS = tmp_path / "cache", [tmp_path / "theirs"]
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "MH_VLLM_PYTHON"):
         monkeypatch.delenv(name, raising=False)
@@ -103,7 +101,7 @@ def test_the_cache_folder_of_the_options_is_filled_and_its_revision_used(
     vllm: Backend,
     owner_actor: Actor,
     hub: FakeHub,
-    tmp_path: Path,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     hub.models[MODEL].revisions = ("main", "v2")
     options = {"downloadDir": str(tmp_path / "big"), "model": MODEL, "revision": "v2"}
@@ -116,7 +114,7 @@ def test_a_failure_says_why_and_names_no_token(
     vllm: Backend,
     owner_actor: Actor,
     hub: FakeHub,
-    monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     row = pull(owner_actor, "lab/none")
     assert row.state == OperationState.FAILED
@@ -142,7 +140,7 @@ def test_a_model_that_is_half_here_can_be_deleted(
     vllm: Backend,
     owner_actor: Actor,
     hub: FakeHub,
-    tmp_path: Path,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     hub.habits = Habits(corrupt=True)
     assert pull(owner_actor).state == OperationState.FAILED
@@ -187,11 +185,13 @@ def test_a_model_that_came_into_use_meanwhile_is_not_deleted(
 def test_what_is_not_ours_is_not_deleted(
     vllm: Backend,
     owner_actor: Actor,
-    make_model: MakeModel,
-    tmp_path: Path,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
-    theirs = make_model(tmp_path / "theirs" / "lab" / "llm")
-    ours = make_model(tmp_path / "cache" / "models" / "mine")
+    theirs, ours = tmp_path / "theirs" / "lab" / "llm", tmp_path / "cache" / "models" / "mine"
+    for folder in (theirs, ours):
+        folder.mkdir(parents=True)
+        for name in ("config.json", "model.safetensors"):
+            (folder / name).write_bytes(model_files()[name])
     with pytest.raises(ModelNotOurs, match="only reads"):
         delete(owner_actor, "lab/llm")
     with pytest.raises(ModelNotOurs):
@@ -254,8 +254,8 @@ def test_the_same_over_rest(vllm: Backend, as_owner: Client) -> None:
 @pytest.mark.parametrize(
     ("body", "status"),
     [
-        ({}, 400), ({"model": ""}, 400), ({"model": 7, "x": 1}, 400), ({"model": "a\x00b"}, 400),
-        ({"model": "a\tb/c"}, 422), ({"model": "x" * 600}, 400), ([], 400), ({"model": "lab/ü"}, 404),
+        ({}, 422), ({"model": ""}, 422), ({"model": "lab/tiny", "x": 1}, 422), ({"model": "a\x00b"}, 422),
+        ({"model": "a\tb/c"}, 422), ({"model": "x" * 600}, 422), ([], 422), ({"model": "lab/ü!"}, 404),
     ],
 )  # fmt: skip
 def test_bad_bodies_are_told_apart_from_bad_models(
