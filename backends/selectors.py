@@ -692,7 +692,8 @@ def backend_plan(
             raise UnknownModel(problem.message, param="model")
     leaving = backend_to_leave(backend, changes)
     kind = OperationKind.SWITCH if leaving and leaving.pk != backend.pk else OperationKind.START
-    machine = plan_reading.machine_seen(bus.snapshot_read(backend.node) or {})
+    snapshot = bus.snapshot_read(backend.node) or {}
+    machine = plan_reading.machine_seen(snapshot, _alive_on(backend.node))
     return plan_of(
         backend,
         wanted,
@@ -748,7 +749,17 @@ def machine_now(node: str) -> planning.Machine:
     return plan_reading.machine_now(
         {name: supervisor.tree(inst) for name, inst in starts},
         {name: supervisor.rss_bytes(inst) for name, inst in starts},
+        _alive_on(node),
     )
+
+
+def _alive_on(node: str) -> list[str]:
+    """Return the backends of ``node`` that hold memory, whoever started them."""
+    return [
+        row.name
+        for row in backend_list()
+        if row.node == node and lifecycle.is_alive(State(row.state))
+    ]
 
 
 def now() -> datetime:
