@@ -702,7 +702,8 @@ def backend_plan(
     backend = backend_get(name)
     changes = {**(options or {}), **({} if model is None else {"model": model})}
     wanted = backend_options(backend, changes)
-    for problem in backend_engine(backend).preflight(wanted):
+    problems = [] if backend.attached else backend_engine(backend).preflight(wanted)
+    for problem in problems:
         if problem.code == UnknownModel.code:
             raise UnknownModel(problem.message, param="model")
     leaving = backend_to_leave(backend, changes)

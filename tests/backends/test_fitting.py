@@ -268,3 +268,20 @@ def test_what_is_unknown_or_only_likely_is_tried(
     row = services.backend_start(actor=owner_actor, name="fake", foreground=True)
     backend.run()
     assert ended(row).state == OperationState.SUCCEEDED, ended(row).error
+
+
+@pytest.mark.process
+def test_an_engine_that_loads_no_model_at_its_start_is_started(
+    fake: Make, needs: Needs, owner_actor: Actor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mh_fake_engine import FakeEngine
+
+    backend = fake()
+    needs(fake_model=HUGE)
+    launch = FakeEngine.launch
+    monkeypatch.setattr(
+        FakeEngine, "launch", lambda self, options: replace(launch(self, options), warm=False)
+    )
+    row = services.backend_start(actor=owner_actor, name="fake", foreground=True)
+    backend.run()
+    assert ended(row).state == OperationState.SUCCEEDED, ended(row).error

@@ -86,7 +86,7 @@ def estimate(options: VllmOptions) -> Estimate:
         cache=cache_of(config),
         cache_format=_cache_format(options),
         context=max_model_len(options, path),
-        context_least=CONTEXT_LEAST if options.maxModelLen == "auto" else None,
+        context_least=CONTEXT_LEAST if _said(options, "maxModelLen", 0) == "auto" else None,
         context_max=config.max_length,
         in_flight=_said(options, "maxNumBatchedTokens", STEP_TOKENS),
         attention_heads=config.attention_heads,
