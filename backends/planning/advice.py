@@ -142,7 +142,11 @@ def _on_gpus(
     if share_fits:
         yield from _shorter(estimate, longest_on_gpu(estimate, room))
         yield from _smaller_cache(
-            estimate, lambda each: need(estimate, on_gpu=True, number_bytes=each).total <= room
+            estimate,
+            lambda each: (
+                _holds_one(estimate, number_bytes=each)
+                and need(estimate, on_gpu=True, number_bytes=each).total <= room
+            ),
         )
         yield from _more_gpus(question, gpus)
         yield from _offload(question, needed, room)
@@ -167,13 +171,13 @@ def _other_share(
     low, high = math.ceil(wanted * 100) / 100, math.floor(possible * 100) / 100
     if low > high:
         return
-    value = high if high < estimate.share else low
-    if value != estimate.share:
-        word = "lower" if value < estimate.share else "raise"
-        yield Suggestion(
-            message=f"{word} {estimate.levers.share} to {value:g}.",
-            options={estimate.levers.share: value},
-        )
+    if low <= estimate.share <= high or (estimate.reserved is not None and estimate.share <= high):
+        return
+    word, value = ("lower", high) if high < estimate.share else ("raise", low)
+    yield Suggestion(
+        message=f"{word} {estimate.levers.share} to {value:g}.",
+        options={estimate.levers.share: value},
+    )
 
 
 def _more_gpus(question: Question, gpus: tuple[Gpu, ...]) -> Iterator[Suggestion]:
@@ -187,6 +191,8 @@ def _more_gpus(question: Question, gpus: tuple[Gpu, ...]) -> Iterator[Suggestion
         return
     for count in range(len(gpus) + 1, len(allowed) + 1):
         rooms = [_share_room(question, gpu) for gpu in allowed[:count]]
+        if not _holds_one(estimate, tensor_parallel=count):
+            continue
         if heads % count == 0 and all(
             need(estimate, on_gpu=True, tensor_parallel=count).total <= room for room in rooms
         ):
@@ -196,6 +202,16 @@ def _more_gpus(question: Question, gpus: tuple[Gpu, ...]) -> Iterator[Suggestion
                 options={estimate.levers.tensor_parallel: count},
             )
             return
+
+
+def _holds_one(
+    estimate: Estimate, *, number_bytes: float | None = None, tensor_parallel: int | None = None
+) -> bool:
+    """Return whether a cache of a size that was said would hold one longest conversation."""
+    if estimate.reserved is None:
+        return True
+    part = cache_part(estimate, tensor_parallel or estimate.tensor_parallel)
+    return cache_bytes(estimate, number_bytes=number_bytes) * part <= estimate.reserved
 
 
 def _share_room(question: Question, gpu: Gpu) -> int:

@@ -250,7 +250,15 @@ def test_a_cache_of_a_size_that_was_said_counts_in_place_of_what_is_left() -> No
     assert (found.verdict, found.kv_cache) == (Verdict.FITS, 4 * GIB)
     assert found.gpus[0].takes == found.needed, "more than its share"
     assert (found.context_fits or 0) * 196_608 <= 4 * GIB
-    assert ask(replace(said, reserved=GIB), machine(gpu())).refused, "8192 tokens need 1.5 GiB"
+    small = ask(replace(said, reserved=GIB), machine(gpu(), gpu(1)))
+    assert small.refused, "8192 tokens need 1.5 GiB"
+    assert options_of(small) == [
+        {"maxModelLen": 5376},
+        {"kvCacheDtype": "fp8"},
+        {"tensorParallelSize": 2},
+    ]
+    tiny = ask(replace(said, reserved=GIB // 2), machine(gpu(), gpu(1)))
+    assert options_of(tiny) == [{"maxModelLen": 2560}]
     assert ask(replace(said, reserved=50 * GIB), machine(gpu())).verdict == Verdict.DOES_NOT_FIT
 
 
