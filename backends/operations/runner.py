@@ -26,6 +26,7 @@ from backends.models import (
 )
 from backends.operations import plans, rollback, steps
 from backends.operations.context import Context
+from backends.operations.steps import spawning
 
 logger = logging.getLogger(__name__)
 
@@ -144,6 +145,7 @@ def _end_badly(ctx: Context, exc: MhError) -> None:
             # The boundary again: what went wrong while undoing.
             logger.exception("operation %s: roll-back failed", ctx.operation.pk)
             state = OperationState.FAILED
+    spawning.discard_unwanted(ctx)
     services.operation_end(ctx.operation, state, runner=ctx.runner, error=error)
 
 

@@ -59,7 +59,7 @@ MEMORY_OPTIONS: Final = frozenset(
     {
         "revision", "gpuMemoryUtilization", "maxModelLen", "kvCacheDtype", "cpuKvCacheGiB", "dtype",
         "quantization", "tensorParallelSize", "pipelineParallelSize", "enforceEager", "gpus",
-        "kvCacheGiB", "cpuOffloadGiB", "maxNumSeqs", "maxNumBatchedTokens", "loraModules",
+        "kvCacheMemoryGiB", "kvOffloadGiB", "cpuOffloadGiB", "maxNumSeqs", "maxNumBatchedTokens", "loraModules",
     }
 )  # fmt: skip
 

@@ -10,6 +10,7 @@ from backends.models import Backend, OperationKind
 from backends.operations.context import Context
 from backends.operations.steps import attached, gpu_guard
 from backends.operations.steps.fitting import refuse_what_cannot_fit
+from backends.operations.steps.spawning import begin_ahead
 
 
 def preflight(ctx: Context) -> None:
@@ -37,6 +38,7 @@ def preflight(ctx: Context) -> None:
     gpu_guard.check_free(ctx, launch)
     _check_port(ctx, backend, launch)
     refuse_what_cannot_fit(ctx)
+    begin_ahead(ctx)
 
 
 def _choose_leaving(ctx: Context) -> None:

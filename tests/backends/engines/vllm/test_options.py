@@ -45,7 +45,7 @@ def test_the_key_is_the_only_secret_and_is_not_shown() -> None:
 def test_time_limits_and_the_depth_of_sleep_need_no_restart() -> None:
     live = set(VllmOptions.model_fields) - VllmOptions.fields_with("restart")
     own = live - set(Options.model_fields)
-    assert own == {"startTimeoutSeconds", "stopTimeoutSeconds", "sleepLevel"}
+    assert own == {"startTimeoutSeconds", "stopTimeoutSeconds", "sleepLevel", "standby"}
 
 
 @pytest.mark.parametrize(
