@@ -15,9 +15,11 @@ from backends import selectors, standby, supervisor
 from backends.engines import registry
 from backends.models import Backend, Operation
 from backends.operations.runner import run_operations
+from tests.backends.foreign import foreign, systemd
 from tests.backends.nvml import nvml
 
-__all__ = ["nvml"]
+#: Fixtures of other modules.
+__all__ = ["foreign", "nvml", "systemd"]
 
 
 def free_port() -> int:

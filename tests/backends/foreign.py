@@ -14,7 +14,6 @@ import httpx
 import psutil
 import pytest
 
-from tests.backends.conftest import free_port
 from tests.fakes import fake_ollama, fake_vllm
 
 MODEL = "smollm2:135m"
@@ -60,6 +59,12 @@ if verb == "stop" and unit["pid"]:
     unit["pid"] = 0
 json.dump(unit, open(path, "w"))
 """
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 class Foreign:
@@ -212,16 +217,3 @@ def lives(process: subprocess.Popen[bytes]) -> bool:
 def is_listening(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-__all__ = [
-    "MODEL",
-    "Foreign",
-    "Systemd",
-    "foreign",
-    "free_port",
-    "is_listening",
-    "lives",
-    "systemd",
-    "until",
-]
