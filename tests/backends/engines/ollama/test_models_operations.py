@@ -1,6 +1,5 @@
 """Ollama's models as operations: with its server, with one for the moment, and when that is stopped meanwhile."""
 
-
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
