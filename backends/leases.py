@@ -29,8 +29,17 @@ GATE_SECONDS: Final = 30
 #: KEYS: gate, leases. ARGV: now, expiry, lease id. Returns 1 when the lease was taken.
 _TAKE = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+redis.call('SET', KEYS[2] .. ':used', ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', ARGV[1])
 redis.call('ZADD', KEYS[2], ARGV[2], ARGV[3])
+return 1
+"""
+
+
+#: KEYS: gate, leases. ARGV: now, seconds. Returns 1 when nobody held a lease and the gate was closed.
+_CLOSE_IF_IDLE = """
+if redis.call('ZCOUNT', KEYS[2], ARGV[1], '+inf') > 0 then return 0 end
+redis.call('SET', KEYS[1], 'closed', 'EX', ARGV[2])
 return 1
 """
 
@@ -59,6 +68,27 @@ def gate_close(backend: str) -> None:
     """Refuse new leases on ``backend`` for the next ``GATE_SECONDS`` (renew by calling again)."""
     with contextlib.suppress(redis.RedisError):
         bus.redis_client().set(_gate(backend), "closed", ex=GATE_SECONDS)
+
+
+def gate_close_if_idle(backend: str) -> bool:
+    """Close the gate unless a request is in flight, in one move; False when one is, or nobody can tell."""
+    keys = [_gate(backend), _leases(backend)]
+    try:
+        return bool(
+            bus.redis_client().eval(_CLOSE_IF_IDLE, 2, *keys, str(time.time()), str(GATE_SECONDS))
+        )
+    except redis.RedisError:
+        return False
+
+
+def last_used(backend: str) -> float | None:
+    """Return when the last request to ``backend`` began, in seconds since 1970; None: never, as far as known.
+
+    Raises:
+        redis.RedisError: the broker does not answer, so nothing is known.
+    """
+    found = bus.redis_client().get(f"{_leases(backend)}:used")
+    return float(str(found)) if found else None
 
 
 def gate_open(backend: str) -> None:

@@ -18,6 +18,7 @@ from django.db import DatabaseError, connections
 from accounts.actors import Actor
 from accounts.errors import MhError
 from backends import bus, gpu, leases, lifecycle, selectors, services, supervisor
+from backends.idleness import Idleness
 from backends.lifecycle import State
 from backends.models import OPEN_OPERATION_STATES, Backend, Operation
 from backends.words import exit_in_words
@@ -41,6 +42,7 @@ class Observer:
     node: str = field(default_factory=lambda: settings.MH_NODE)
     missed: dict[str, int] = field(default_factory=dict)
     seen: dict[str, Any] = field(default_factory=dict)
+    idleness: Idleness = field(default_factory=Idleness)
     _next_probe: float = 0.0
     _published: dict[str, Any] = field(default_factory=dict)
 
@@ -69,6 +71,7 @@ class Observer:
         if time.monotonic() >= self._next_probe:
             self._next_probe = time.monotonic() + PROBE_SECONDS
             self._probe_all(rows, busy)
+            self.idleness.look(rows, busy)
 
     def _busy(self) -> set[str]:
         """Return the backends that an operation is changing now; their states are the runner's."""

@@ -21,6 +21,7 @@ urlpatterns = [
     path(f"{_ROOT}/<str:name>/stop", api.StopView.as_view(), name="backend-stop"),
     path(f"{_ROOT}/<str:name>/restart", api.RestartView.as_view(), name="backend-restart"),
     path(f"{_ROOT}/<str:name>/config", api.ConfigView.as_view(), name="backend-config"),
+    path(f"{_ROOT}/<str:name>/model", api.ModelView.as_view(), name="backend-model"),
     path(f"{_ROOT}/<str:name>/models", api.ModelsView.as_view(), name="backend-models"),
     path(f"{_ROOT}/<str:name>/logs", api.LogsView.as_view(), name="backend-logs"),
 ]

@@ -108,7 +108,7 @@ def _end_badly(ctx: Context, exc: MhError) -> None:
         OperationState.CANCELLED if isinstance(exc, OperationCancelled) else OperationState.FAILED
     )
     error = _error(exc)
-    if ctx.operation.kind != OperationKind.SWITCH:
+    if ctx.operation.kind not in rollback.KINDS:
         _undo(ctx, exc)
     else:
         try:
@@ -143,6 +143,8 @@ def _take_steps(ctx: Context) -> None:
         name = plans.step_name(step)
         if name in finished and name != "preflight":
             continue
+        if not plans.is_needed(step, ctx):
+            continue
         ctx.checkpoint()
         ctx.step = name
         services.step_begin(ctx.operation, name, runner=ctx.runner)
@@ -164,10 +166,10 @@ def _undo(ctx: Context, exc: MhError) -> None:
 def _undo_by_kind(ctx: Context, exc: MhError) -> None:
     cancelled = isinstance(exc, OperationCancelled)
     starting = ctx.step in {"start", "warm", "commit"}
-    if starting and ctx.operation.kind in {OperationKind.START, OperationKind.RESTART}:
+    if starting and ctx.operation.kind == OperationKind.START:
         detail = exc.detail if isinstance(exc, StartFailed) else ""
         steps.undo_start(ctx, failure=exc.message, detail=detail, cancelled=cancelled)
-    elif ctx.step == "drain":
+    elif ctx.step in {"drain", "settle"}:
         services.backend_undrain(actor=ctx.actor, name=ctx.operation.backend_id)
         leases.gate_open(ctx.operation.backend_id)
     elif ctx.step == "release":

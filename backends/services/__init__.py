@@ -8,6 +8,7 @@ from backends.services.asking import (
     operate_check,
     operation_cancel,
 )
+from backends.services.changing import backend_apply, backend_change_model, backend_unload
 from backends.services.configuration import (
     backend_configure,
     backend_configure_as,
@@ -21,6 +22,7 @@ from backends.services.recording import (
     operation_end,
     operation_failing,
     operation_leave,
+    operation_remember,
     operation_report,
     step_begin,
     step_end,
@@ -32,9 +34,12 @@ from backends.services.rows import (
     operation_publish,
     status_publish,
 )
+from backends.services.starts import start_keep
 from backends.services.states import backend_failed_to_stop, backend_transition, backend_undrain
 
 __all__ = [
+    "backend_apply",
+    "backend_change_model",
     "backend_configure",
     "backend_configure_as",
     "backend_failed_to_stop",
@@ -44,6 +49,7 @@ __all__ = [
     "backend_switch",
     "backend_transition",
     "backend_undrain",
+    "backend_unload",
     "backend_update",
     "backends_ensure",
     "config_import",
@@ -56,8 +62,10 @@ __all__ = [
     "operation_failing",
     "operation_leave",
     "operation_publish",
+    "operation_remember",
     "operation_report",
     "options_keep",
+    "start_keep",
     "status_publish",
     "step_begin",
     "step_end",

@@ -37,6 +37,7 @@ TABLE: dict[str, dict[str, str]] = {
     "api/llm-backend/<str:name>/stop": {"POST": OWNER},
     "api/llm-backend/<str:name>/restart": {"POST": OWNER},
     "api/llm-backend/<str:name>/config": {"GET": OWNER, "PATCH": OWNER},
+    "api/llm-backend/<str:name>/model": {"POST": OWNER},
     "api/llm-backend/<str:name>/models": {"GET": OWNER},
     "api/llm-backend/<str:name>/logs": {"GET": OWNER},
     "api/chat": {"POST": STANDARD},

@@ -5,8 +5,25 @@ whoever runs it records that and undoes what was done.
 """
 
 from backends.operations.steps.checking import preflight
+from backends.operations.steps.loading import load, undo_load, unload
+from backends.operations.steps.parking import release
+from backends.operations.steps.settling import settle
 from backends.operations.steps.starting import commit, start, warm
-from backends.operations.steps.stopping import drain, release
-from backends.operations.steps.undoing import restore, undo_start
+from backends.operations.steps.stopping import drain
+from backends.operations.steps.undoing import finish_stop, restore, undo_start
 
-__all__ = ["commit", "drain", "preflight", "release", "restore", "start", "undo_start", "warm"]
+__all__ = [
+    "commit",
+    "drain",
+    "finish_stop",
+    "load",
+    "preflight",
+    "release",
+    "restore",
+    "settle",
+    "start",
+    "undo_load",
+    "undo_start",
+    "unload",
+    "warm",
+]

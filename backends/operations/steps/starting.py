@@ -8,9 +8,12 @@ import httpx
 from backends import leases, selectors, services, supervisor
 from backends.engines.base import Launch
 from backends.errors import StartFailed
+from backends.launch_spec import Change
 from backends.lifecycle import State
 from backends.models import Backend
 from backends.operations.context import Context
+from backends.operations.steps import parking
+from backends.operations.steps.stopping import release_one
 from backends.words import exit_in_words
 
 #: Seconds between two looks at whether a starting engine is ready (FAULTS 48).
@@ -18,6 +21,8 @@ POLL_SECONDS: Final = 0.05
 #: Seconds a readiness request may take; while weights load, an engine can be slow to answer.
 _PROBE_TIMEOUT: Final = 2.0
 _LOG_LINES: Final = 400
+#: States in which a change is only configured.
+_OFF: Final = frozenset({State.STOPPED, State.FAILED, State.PARKED})
 
 
 def start(ctx: Context) -> None:
@@ -26,9 +31,18 @@ def start(ctx: Context) -> None:
     launch = ctx.launch
     if selectors.runs_as_asked(backend, launch):
         return
-    inst = _spawned_before(backend, ctx) or _spawn(ctx, launch)
+    begin(ctx)
+    if parking.unparked(ctx):
+        return
+    inst = _spawned_before(ctx.backend, ctx) or _spawn(ctx, launch)
     ctx.spawned = True
     _wait_until_ready(ctx, inst, launch)
+
+
+def begin(ctx: Context) -> None:
+    """Take the time of a start; one that a runner before this one began is not measured."""
+    if not ctx.resumed:
+        ctx.began = time.monotonic()
 
 
 def _spawned_before(backend: Backend, ctx: Context) -> supervisor.Instance | None:
@@ -43,12 +57,14 @@ def _spawn(ctx: Context, launch: Launch) -> supervisor.Instance:
     backend = ctx.backend
     for stray in supervisor.find(ctx.home, backend.name):
         supervisor.stop(stray, grace=launch.stop_timeout)
+    if (parked := parking.squatter(ctx, launch.port)) is not None:
+        release_one(ctx.on(parked.name))
     inst = supervisor.new_instance(ctx.home, backend.name)
     facts: dict[str, Any] = {
         "instance_id": inst.instance_id,
         "endpoint": launch.endpoint,
         "model": launch.served_model,
-        "started_options": ctx.plain_options,
+        "started_options": ctx.started_options,
     }
     if backend.state == State.STARTING:
         services.backend_update(name=backend.name, **facts)
@@ -117,7 +133,7 @@ def warm(ctx: Context) -> None:
     An engine that loads its model on demand loads it here, so it may take as long as a start.
     """
     launch = ctx.launch
-    if not launch.warm:
+    if not launch.warm or ctx.warmed:
         return
     _report_warming(ctx)
     try:
@@ -153,13 +169,42 @@ def _report_warming(ctx: Context) -> None:
 def commit(ctx: Context) -> None:
     """Let requests in: the backend is ready, is the active one, and keeps the options it was started with."""
     backend = ctx.backend
+    if ctx.operation.kind in Context.COMPARED and backend.state in _OFF:
+        services.backend_configure_as(actor=ctx.actor, name=backend.name, options=ctx.changes)
+        return
     if backend.state == State.STARTING:
         version = _version(ctx)
         services.backend_transition(
             actor=ctx.actor, name=backend.name, to=State.READY, version=version
         )
+    elif ctx.operation.kind in Context.COMPARED:
+        _commit_running(ctx)
+    _keep_record(ctx)
     leases.gate_open(backend.name)
     services.options_keep(actor=ctx.actor, name=backend.name, changes=ctx.changes)
+
+
+def _commit_running(ctx: Context) -> None:
+    """Say what an engine that went on running serves now, and which options count from now on."""
+    facts: dict[str, Any] = {"started_options": ctx.started_options}
+    if ctx.change == Change.LOAD:
+        facts["model"] = ctx.launch.served_model
+    services.backend_update(name=ctx.name, **facts)
+    services.backend_undrain(actor=ctx.actor, name=ctx.name)
+
+
+def _keep_record(ctx: Context) -> None:
+    """Record what the start took; one that was resumed says nothing of that."""
+    if ctx.began is None:
+        return
+    services.start_keep(
+        name=ctx.name,
+        kind=ctx.start_kind,
+        model=ctx.backend.model,
+        options=ctx.plain_options,
+        seconds=time.monotonic() - ctx.began,
+    )
+    ctx.began = None
 
 
 def _version(ctx: Context) -> str:

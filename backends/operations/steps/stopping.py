@@ -35,18 +35,12 @@ def _drain(ctx: Context) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def release(ctx: Context) -> None:
-    """Stop the engine: no process left, port free. What still streams is cut, and told so."""
-    if (leaving := ctx.leaving) is not None:
-        release_one(leaving)
-
-
 def release_one(ctx: Context) -> None:
     """Stop the backend of ``ctx``; what still streams from it is cut, and told so."""
     backend = ctx.backend
     inst = ctx.instance
     services.backend_transition(actor=ctx.actor, name=backend.name, to=State.STOPPING)
-    _cut_requests(backend.name)
+    cut_requests(backend.name)
     ctx.say(f"stopping {ctx.engine.title}", 0.3)
     stop_instances(ctx, inst)
     services.backend_transition(
@@ -57,7 +51,7 @@ def release_one(ctx: Context) -> None:
         leases.gate_open(backend.name)
 
 
-def _cut_requests(backend: str) -> None:
+def cut_requests(backend: str) -> None:
     """End what is still in flight, and give its holders the time to hear of it.
 
     vLLM that gets TERM with an open stream never ends by itself.

@@ -4,7 +4,7 @@ from typing import Any
 
 from accounts.errors import MhError
 from backends import leases, services
-from backends.errors import OperationLost, StartFailed, StopFailed
+from backends.errors import OperationCancelled, OperationLost, StartFailed, StopFailed
 from backends.lifecycle import State, is_alive, is_serving
 from backends.operations.context import Context
 from backends.operations.steps.starting import commit, start, warm
@@ -39,10 +39,10 @@ def undo_start(ctx: Context, *, failure: str, detail: str, cancelled: bool) -> N
 
 
 def restore(ctx: Context) -> str:
-    """Have the backend that a switch moved away from serve as before.
+    """Have the backend that ran before serve as before.
 
     Returns:
-        A sentence that says so; empty when the switch left none.
+        A sentence that says so; empty when none ran.
 
     Raises:
         StartFailed, StopFailed: it could not be started again.
@@ -59,6 +59,15 @@ def restore(ctx: Context) -> str:
     return f"{old.engine.title} serves {old.backend.model} again."
 
 
+def finish_stop(old: Context) -> None:
+    """End what is half stopped and is not to run again.
+
+    Raises:
+        StopFailed: something of it is still there.
+    """
+    release_one(old)
+
+
 def _start_again(old: Context) -> None:
     if old.backend.state == State.STOPPING:
         release_one(old)
@@ -71,5 +80,6 @@ def _start_again(old: Context) -> None:
         raise
     except MhError as exc:
         detail = exc.detail if isinstance(exc, StartFailed) else ""
-        undo_start(old, failure=exc.message, detail=detail, cancelled=False)
+        cancelled = isinstance(exc, OperationCancelled)
+        undo_start(old, failure=exc.message, detail=detail, cancelled=cancelled)
         raise
