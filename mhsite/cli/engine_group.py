@@ -23,7 +23,9 @@ Value = Annotated[str | None, typer.Argument(help="New value; null for the defau
 
 Apply = Annotated[
     bool,
-    typer.Option("--apply", help="Have what runs run with it, restarted only where that is needed."),
+    typer.Option(
+        "--apply", help="Have what runs run with it, restarted only where that is needed."
+    ),
 ]
 
 

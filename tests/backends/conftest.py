@@ -4,6 +4,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,9 @@ from backends import selectors, supervisor
 from backends.engines import registry
 from backends.models import Backend, Operation
 from backends.operations.runner import run_operations
+from tests.fakes import fake_ollama
+
+OLLAMA_MODEL = "smollm2:135m"
 
 
 def free_port() -> int:
@@ -87,3 +91,37 @@ def fake(
     for name in ("fake", "fake2"):
         for inst in supervisor.find(settings.MH_HOME, name):
             supervisor.stop(inst, grace=0.2)
+
+
+@pytest.fixture
+def ollama(
+    transactional_db: None,
+    clean_broker: "redis.Redis",
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> Iterator[Callable[..., Backend]]:
+    """Make the backend ``ollama`` that runs the fake one, with habits and options; it is stopped at the end."""
+
+    def make(*habits: str, **options: Any) -> Backend:
+        store = tmp_path / "models"
+        fake_ollama.add_model(store, OLLAMA_MODEL)
+        binary = tmp_path / "program" / "ollama"
+        fake_ollama.make_binary(binary, FAKE_OLLAMA_HABITS=",".join(habits))
+        monkeypatch.setenv("MH_OLLAMA_BIN", str(binary))
+        values = {
+            "defaultModel": OLLAMA_MODEL,
+            "modelsDir": str(store),
+            "port": free_port(),
+            **options,
+        }
+        return Backend.objects.create(
+            name="ollama",
+            engine="ollama",
+            node=settings.MH_NODE,
+            options=values,
+            state_since=selectors.now(),
+        )
+
+    yield make
+    for inst in supervisor.find(settings.MH_HOME, "ollama"):
+        supervisor.stop(inst, grace=0.2)

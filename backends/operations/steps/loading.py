@@ -27,13 +27,12 @@ def load(ctx: Context) -> None:
     launch = ctx.launch
     if not launch.warm:
         return
-    ctx.say(f"loading {launch.served_model}", 0.4)
     try:
         ctx.engine.load(
             _target(ctx),
             launch.served_model,
             timeout=launch.start_timeout,
-            cancelled=lambda: _watch(ctx),
+            cancelled=lambda: _watch(ctx, launch.served_model),
         )
     except (httpx.HTTPError, OSError) as exc:
         msg = f"{ctx.engine.title} did not answer while it was to load {launch.served_model}."
@@ -63,9 +62,10 @@ def _target(ctx: Context) -> Target:
     return selectors.backend_target(ctx.backend)
 
 
-def _watch(ctx: Context) -> bool:
-    """Raise when the operation was cancelled or the engine has ended."""
+def _watch(ctx: Context, model: str) -> bool:
+    """Say what is loaded; raises when the operation was cancelled or the engine has ended."""
     ctx.checkpoint()
+    ctx.say(f"loading {model}", 0.4)
     inst = ctx.instance
     if inst is not None and not supervisor.inspect(inst).alive:
         raise start_error(ctx, inst)
