@@ -64,9 +64,11 @@ STEP_WORDS: Final[dict[str, str]] = {
     "stop": "Stop the engine",
     "start": "Start the engine",
     "warm": "Ask for a first token",
-    "commit": "Let requests in",
+    "commit": "Make it the active one",
     "resume": "Let requests in again",
     "rollback": "Clean up",
+    "download": "Download the model",
+    "delete": "Delete the model",
 }
 #: States in which the page offers to chat.
 CHAT_STATES: Final = (State.READY, State.DEGRADED)

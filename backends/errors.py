@@ -2,10 +2,11 @@
 
 MhError
 ├── NotFound         ── UnknownBackend, UnknownOperation, UnknownModel
-├── Conflict         ── OperationConflict, OperationLost
+├── Conflict         ── OperationConflict, OperationLost, ModelInUse, ModelNotOurs, CannotDo,
+│                       EngineAttached
 ├── Invalid          ── InvalidOptions, PreflightFailed
-├── Unavailable      ── WorkerUnavailable, BackendNotRunning
-└── UpstreamFailed   ── StartFailed, StopFailed, EngineNotInstalled
+├── Unavailable      ── WorkerUnavailable, BackendNotRunning ── BackendHeld, BackendMoved
+└── UpstreamFailed   ── StartFailed, StopFailed, PullFailed, DeleteFailed
 """
 
 from accounts.errors import Conflict, Invalid, NotFound, Unavailable, UpstreamFailed
@@ -47,6 +48,24 @@ class OperationLost(Conflict):
     code = "operation_lost"
 
 
+class ModelInUse(Conflict):
+    """The model is loaded, or is the one that the next start would load."""
+
+    code = "model_in_use"
+
+
+class ModelNotOurs(Conflict):
+    """The model lies where this site only reads."""
+
+    code = "model_not_ours"
+
+
+class CannotDo(Conflict):
+    """The engine has no such ability."""
+
+    code = "engine_cannot"
+
+
 class InvalidOptions(Invalid):
     """An option is unknown, of the wrong type or out of bounds."""
 
@@ -65,6 +84,12 @@ class EngineNotInstalled(Conflict):
     code = "engine_not_installed"
 
 
+class EngineAttached(Conflict):
+    """Somebody else started the engine, so it is not ours to end."""
+
+    code = "attached"
+
+
 class WorkerUnavailable(Unavailable):
     """No worker of the GPU machine is running."""
 
@@ -75,6 +100,14 @@ class BackendNotRunning(Unavailable):
     """The backend that should answer is not running."""
 
     code = "backend_not_running"
+
+
+class BackendHeld(BackendNotRunning):
+    """The backend is being switched or restarted: requests wait for it."""
+
+
+class BackendMoved(BackendNotRunning):
+    """What the request was to be sent to does not serve any more; something else may."""
 
 
 class StartFailed(UpstreamFailed):
@@ -95,3 +128,15 @@ class StopFailed(UpstreamFailed):
     """Processes or memory of the engine are still there after the bounded wait."""
 
     code = "stop_failed"
+
+
+class PullFailed(UpstreamFailed):
+    """A model could not be downloaded; what was fetched is kept, and the same request goes on there."""
+
+    code = "pull_failed"
+
+
+class DeleteFailed(UpstreamFailed):
+    """A model could not be deleted, or not all of it."""
+
+    code = "delete_failed"

@@ -1,29 +1,49 @@
 """Reads: status, operations, logs, and where a request can be sent."""
 
+import logging
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 from django.conf import settings
-from django.db.models import F
+from django.db.models import F, QuerySet
 
 from accounts.actors import Actor
 from accounts.errors import MhError
 from accounts.permissions import Permission, is_allowed
-from backends import bus, launch_spec, leases, lifecycle, secrets, supervisor
+from backends import (
+    bus,
+    choice,
+    launch_spec,
+    leases,
+    lifecycle,
+    plan_reading,
+    planning,
+    secrets,
+    supervisor,
+)
 from backends.engines import registry
 from backends.engines.base import Engine, Launch, ModelInfo, Target
-from backends.errors import BackendNotRunning, InvalidOptions, UnknownBackend, UnknownOperation
+from backends.engines.estimates import Estimate, unknown
+from backends.errors import (
+    BackendNotRunning,
+    InvalidOptions,
+    UnknownBackend,
+    UnknownModel,
+    UnknownOperation,
+)
 from backends.launch_spec import Change, Difference
 from backends.lifecycle import State
 from backends.models import (
     OPEN_OPERATION_STATES,
+    SERVING_KINDS,
     Backend,
+    Lane,
     Operation,
     OperationKind,
     OperationState,
@@ -35,10 +55,14 @@ from backends.models import (
 from backends.payloads import (
     ActivePayload,
     AvailablePayload,
+    DetectedPayload,
     OperationPayload,
+    StartupPayload,
     StatusPayload,
     StepPayload,
 )
+
+logger = logging.getLogger(__name__)
 
 #: Bytes of log read at once for somebody who follows it.
 _LOG_CHUNK = 256 * 1024
@@ -55,6 +79,8 @@ class ServingTarget:
     target: Target
     #: Whether it is the one that answers who names none.
     active: bool = False
+    #: Which start of the engine, with which model: a lease is taken for this and nothing else.
+    token: str = ""
 
 
 def _iso(moment: datetime | None) -> str | None:
@@ -197,6 +223,11 @@ def backend_to_leave(backend: Backend, changes: dict[str, Any]) -> Backend | Non
     return None if runs_as_asked(backend, launch) else backend
 
 
+def backend_answers(backend: Backend) -> bool:
+    """Return whether a server of ``backend`` that we know of should answer about its models."""
+    return State(backend.state) in {State.READY, State.DEGRADED, State.DRAINING, State.PARKED}
+
+
 def backend_models(name: str) -> list[ModelInfo]:
     """Return the models on this machine that backend ``name`` can serve."""
     backend = backend_get(name)
@@ -239,6 +270,11 @@ def backend_target(backend: Backend) -> Target:
     )
 
 
+def backend_token(backend: Backend) -> str:
+    """Return what tells one start and model of a backend from every other."""
+    return f"{backend.instance_id or backend.endpoint}:{backend.model}"
+
+
 def switchboard() -> Switchboard:
     """Return the row of site-wide choices."""
     return Switchboard.objects.select_related("active_backend").get_or_create(pk=1)[0]
@@ -255,6 +291,63 @@ def _active_of(rows: list[Backend]) -> Backend | None:
     return next((row for row in rows if row.pk == chosen), next(iter(rows), None))
 
 
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Why a request for a backend that does not serve now is worth waiting, and for how long."""
+
+    backend: str
+    #: A sentence for a person.
+    reason: str
+    eta_seconds: float | None = None
+    #: The model it will serve then; empty where that is not known.
+    model: str = ""
+    #: Whether it has to be asked for: nothing under way brings it about.
+    on_demand: bool = False
+    #: The model to ask for; empty for the configured one.
+    wanted: str = ""
+
+
+def waits() -> list[Wait]:
+    """Return what is worth waiting for: first what an operation under way brings, then what may be asked for."""
+    rows = backend_list()
+    coming = Operation.objects.filter(
+        state__in=OPEN_OPERATION_STATES, kind__in=SERVING_KINDS, cancel_requested=False
+    ).select_related("backend")
+    found = {row.backend_id: _coming(row) for row in coming if row.backend in rows}
+    for row in rows:
+        if row.name not in found and backend_options(row).onDemandStart:
+            found[row.name] = _on_demand(row)
+    return list(found.values())
+
+
+def _coming(row: Operation) -> Wait:
+    title = backend_engine(row.backend).title
+    what = "The GPU is moving to" if row.kind == OperationKind.SWITCH else "Waiting for"
+    return Wait(
+        backend=row.backend_id,
+        reason=f"{what} {title}.",
+        eta_seconds=row.eta_seconds,
+        model=_model_of(row.backend, row.request),
+    )
+
+
+def _on_demand(row: Backend) -> Wait:
+    return Wait(
+        backend=row.name,
+        reason=f"{backend_engine(row).title} is started on demand.",
+        eta_seconds=start_seconds_expected(row, OperationKind.START),
+        model=_model_of(row, {}),
+        on_demand=True,
+    )
+
+
+def _model_of(row: Backend, changes: dict[str, Any]) -> str:
+    try:
+        return backend_launch(row, changes).served_model
+    except MhError:  # preflight says why
+        return ""
+
+
 def serving_target(name: str | None = None) -> ServingTarget:
     """Return where a request for backend ``name`` (None: the active one) can be sent now.
 
@@ -268,7 +361,9 @@ def serving_target(name: str | None = None) -> ServingTarget:
         raise BackendNotRunning(msg)
     if not lifecycle.is_serving(State(backend.state)):
         raise _not_serving(backend)
-    return ServingTarget(backend.name, backend.engine, backend_target(backend))
+    return ServingTarget(
+        backend.name, backend.engine, backend_target(backend), token=backend_token(backend)
+    )
 
 
 def _not_serving(backend: Backend) -> BackendNotRunning:
@@ -307,7 +402,9 @@ def serving_targets() -> list[ServingTarget]:
     rows = backend_list()
     active = _active_of(rows)
     found = [
-        ServingTarget(row.name, row.engine, backend_target(row), active=row is active)
+        ServingTarget(
+            row.name, row.engine, backend_target(row), row is active, token=backend_token(row)
+        )
         for row in rows
         if lifecycle.is_serving(State(row.state))
     ]
@@ -324,17 +421,107 @@ def worker_alive() -> bool:
     return bus.worker_alive(settings.MH_NODE)
 
 
-def detect() -> dict[str, dict[str, Any]]:
-    """Return for every backend what is installed and running, from the observer's snapshot."""
+def detect(servers: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, DetectedPayload]:
+    """Return for every backend what is installed and running, and why not.
+
+    Args:
+        servers: what was found answering just now, by backend, as ``foreign.Server.facts``; None for what
+            the observer saw last.
+    """
     snapshot = _snapshot()
+    seen = snapshot.get("backends", {})
     return {
-        backend.name: {
-            key: payload[key]
-            for key in ("title", "installed", "installing", "running", "version", "model", "reason")
-        }
-        for backend in backend_list()
-        for payload in [_available(backend, snapshot)]
+        row.name: _detected(
+            row, snapshot, (servers or {}).get(row.name) or seen.get(row.name, {}).get("server")
+        )
+        for row in backend_list()
     }
+
+
+def _detected(
+    row: Backend, snapshot: dict[str, Any], server: Mapping[str, Any] | None
+) -> DetectedPayload:
+    facts = _available(row, snapshot)
+    found = _detection(row, snapshot)
+    answers = server or {}
+    model = facts["model"] or answers.get("model") or None
+    running = facts["running"] or bool(answers.get("model"))
+    foreign = row.attached or (bool(answers) and not facts["running"])
+    return DetectedPayload(
+        title=facts["title"],
+        installed=facts["installed"],
+        installing=facts["installing"],
+        running=running,
+        state=facts["state"],
+        attached=row.attached,
+        version=answers.get("version") or facts["version"],
+        model=model,
+        endpoint=facts["endpoint"],
+        path=found.get("path", ""),
+        unit=answers.get("unit", "") if foreign else "",
+        pid=answers.get("pid") if foreign else None,
+        user=answers.get("user", "") if foreign else "",
+        reason=_why_not_running(facts, answers, running=running),
+    )
+
+
+def _why_not_running(facts: AvailablePayload, answers: Mapping[str, Any], *, running: bool) -> str:
+    if running:
+        return ""
+    if answers:
+        return f"{facts['title']} answers there and refuses us: set its apiKey to the key it wants."
+    return facts["reason"] or facts["failure"]
+
+
+def detect_for(actor: Actor, found: dict[str, DetectedPayload]) -> dict[str, DetectedPayload]:
+    """Return ``found`` without paths, processes and users, unless ``actor`` operates backends."""
+    if actor.is_system or _is_operator(actor):
+        return found
+    hidden = {"path": "", "unit": "", "pid": None, "user": ""}
+    return {name: cast("DetectedPayload", {**row, **hidden}) for name, row in found.items()}
+
+
+def server_facts(name: str) -> dict[str, Any]:
+    """Return what the observer last saw answering for backend ``name`` that it did not start; empty if nothing."""
+    return _snapshot().get("backends", {}).get(name, {}).get("server") or {}
+
+
+def candidates() -> list[choice.Candidate]:
+    """Return the backends of this machine, as far as the auto-select rule goes."""
+    snapshot = _snapshot()
+    return [
+        choice.Candidate(
+            name=row.name,
+            installed=bool(_detection(row, snapshot)["installed"]),
+            running=_is_up(row) or bool(server_facts(row.name).get("model")),
+        )
+        for row in backend_list()
+        if row.node == settings.MH_NODE
+    ]
+
+
+def why_not_installed(backend: Backend) -> str:
+    """Return why the engine of ``backend`` is not installed, and what to do."""
+    return str(_detection(backend, _snapshot())["reason"] or "not found.")
+
+
+def _is_up(row: Backend) -> bool:
+    return lifecycle.is_serving(State(row.state)) or row.state == State.DRAINING
+
+
+def _detection(row: Backend, snapshot: dict[str, Any]) -> dict[str, Any]:
+    seen = snapshot.get("backends", {}).get(row.name) or {}
+    return seen.get("detection") or detection_now(row)
+
+
+def startup() -> StartupPayload:
+    """Return what happens when the site comes up."""
+    board = switchboard()
+    return StartupPayload(
+        behavior=board.startup_behavior,
+        active=board.active_backend_id,
+        auto_start={row.name: row.auto_start for row in backend_list()},
+    )
 
 
 def detection_now(backend: Backend) -> dict[str, Any]:
@@ -345,6 +532,7 @@ def detection_now(backend: Backend) -> dict[str, Any]:
         "installing": found.installing,
         "version": found.version,
         "reason": found.reason,
+        "path": found.path,
     }
 
 
@@ -358,6 +546,7 @@ def status() -> StatusPayload:
         active=_active(chosen, available, rows),
         available=available,
         operation=operation_current(),
+        downloads=operation_downloads(),
         gpus=snapshot.get("gpus", []),
         deployment_mode=switchboard().deployment_mode,
         worker=worker_alive(),
@@ -443,14 +632,22 @@ def operation_list(limit: int = 50, offset: int = 0) -> list[Operation]:
 
 
 def operation_current() -> OperationPayload | None:
-    """Return the operation running on this machine, else the first one waiting."""
-    row = (
-        Operation.objects.filter(node=settings.MH_NODE, state__in=OPEN_OPERATION_STATES)
+    """Return the operation that has the GPU of this machine, else the first one waiting for it."""
+    row = _open_operations(Lane.GPU).first()
+    return operation_payload(row) if row else None
+
+
+def operation_downloads() -> list[OperationPayload]:
+    """Return the downloads and deletions of models on this machine: the running one, then those waiting."""
+    return [operation_payload(row) for row in _open_operations(Lane.MODELS)]
+
+
+def _open_operations(lane: Lane) -> QuerySet[Operation]:
+    return (
+        Operation.objects.filter(node=settings.MH_NODE, lane=lane, state__in=OPEN_OPERATION_STATES)
         .prefetch_related("steps")
         .order_by(F("started_at").asc(nulls_last=True), "created_at")
-        .first()
     )
-    return operation_payload(row) if row else None
 
 
 def operation_payload(row: Operation) -> OperationPayload:
@@ -461,6 +658,7 @@ def operation_payload(row: Operation) -> OperationPayload:
         kind=row.kind,
         backend=row.backend_id,
         from_backend=row.from_backend or None,
+        model=row.request.get("model"),
         state=row.state,
         step=steps[-1]["name"] if steps else None,
         steps=steps,
@@ -557,6 +755,85 @@ def _operation_seconds(backend: Backend, kind: str) -> float | None:
     return median(spans) if spans else None
 
 
+def backend_plan(
+    name: str, model: str | None = None, options: dict[str, Any] | None = None
+) -> planning.Plan:
+    """Return whether backend ``name`` would fit, with ``model`` and ``options`` in place of its own.
+
+    What a switch to it would stop, and what it holds itself, counts as given back. Changes nothing. The
+    model's files are read here; memory is what the observer of its machine last saw.
+
+    Raises:
+        UnknownBackend, InvalidOptions.
+        UnknownModel: it is not on this machine; the message names those that are.
+    """
+    backend = backend_get(name)
+    changes = {**(options or {}), **({} if model is None else {"model": model})}
+    wanted = backend_options(backend, changes)
+    for problem in backend_engine(backend).preflight(wanted):
+        if problem.code == UnknownModel.code:
+            raise UnknownModel(problem.message, param="model")
+    leaving = backend_to_leave(backend, changes)
+    kind = OperationKind.SWITCH if leaving and leaving.pk != backend.pk else OperationKind.START
+    machine = plan_reading.machine_seen(bus.snapshot_read(backend.node) or {})
+    return plan_of(
+        backend,
+        wanted,
+        leaving=[backend.name, *([leaving.name] if leaving else [])],
+        machine=machine or machine_now(backend.node),
+        expected_seconds=start_seconds_expected(backend, kind),
+    )
+
+
+def plan_of(
+    backend: Backend,
+    options: Any,
+    *,
+    leaving: list[str],
+    machine: planning.Machine,
+    expected_seconds: float | None = None,
+) -> planning.Plan:
+    """Return whether ``backend`` fits into ``machine`` with validated ``options`` once ``leaving`` are gone."""
+    engine = backend_engine(backend)
+    estimate = _estimate(engine, options)
+    past = plan_reading.past_start(backend, estimate, options) if estimate else None
+    return planning.plan(
+        backend=backend.name,
+        title=engine.title,
+        estimate=estimate,
+        machine=machine,
+        leaving=leaving,
+        past=past,
+        expected_seconds=expected_seconds,
+    )
+
+
+def _estimate(engine: Engine, options: Any) -> Estimate | None:
+    """Return what ``engine`` says; a bug in its plugin is no reason to refuse a start."""
+    try:
+        return engine.estimate(options)
+    except Exception:
+        logger.exception("%s cannot estimate", engine.name)
+        model = str(getattr(options, "model", ""))
+        return unknown(model, "Estimating it failed; the log of the site says how.")
+
+
+def machine_now(node: str) -> planning.Machine:
+    """Return the memory of the GPU machine ``node`` as it is now; of another machine nothing is known."""
+    if node != settings.MH_NODE:
+        return planning.Machine()
+    starts = [
+        (row.name, inst)
+        for row in backend_list()
+        for inst in [backend_instance(row)]
+        if row.node == node and inst is not None
+    ]
+    return plan_reading.machine_now(
+        {name: supervisor.tree(inst) for name, inst in starts},
+        {name: supervisor.rss_bytes(inst) for name, inst in starts},
+    )
+
+
 def now() -> datetime:
     """Return the time, with its zone."""
     return datetime.now(tz=UTC)
@@ -570,6 +847,18 @@ def backend_owner_id(name: str) -> int | None:
 def backend_is_running(backend: Backend) -> bool:
     """Return whether the engine of ``backend`` takes requests."""
     return lifecycle.is_serving(State(backend.state))
+
+
+def backend_is_alive(backend: Backend) -> bool:
+    """Return whether a process of the engine of ``backend`` exists or may exist."""
+    return lifecycle.is_alive(State(backend.state))
+
+
+def model_started(backend: Backend) -> str:
+    """Return the model that ``backend`` was last started with, by its name on this machine."""
+    given = backend_engine(backend).Options.own_names(backend.started_options or {})
+    named = given.get("model") or getattr(backend_options(backend), "model", "")
+    return str(named) if backend_is_alive(backend) else ""
 
 
 def operation_backend_owner_id(operation_id: str) -> int | None:

@@ -357,7 +357,7 @@ def inspect(inst: Instance) -> Inspection:
         keeper_alive=keeper_alive,
         exit=exit_found,
         pids=pids,
-        rss_bytes=sum(map(_rss, pids)),
+        rss_bytes=sum(map(rss_of, pids)),
     )
 
 
@@ -366,9 +366,16 @@ def tree(inst: Instance) -> tuple[int, ...]:
     return tuple(sorted(process.pid for process in _tree(inst, _read_record(inst))))
 
 
+def processes(inst: Instance) -> frozenset[Process]:
+    """Return every process of an instance that lives or was last seen by its keeper. Searches ``/proc``."""
+    record = _read_record(inst)
+    main = {record.engine} if record.engine else set()
+    return frozenset(_tree(inst, record) | record.known | main)
+
+
 def rss_bytes(inst: Instance) -> int:
     """Return the resident memory of every living process of an instance, after a full search."""
-    return sum(map(_rss, tree(inst)))
+    return sum(map(rss_of, tree(inst)))
 
 
 def wait_exit(inst: Instance, timeout: float) -> ExitRecord | None:
@@ -397,7 +404,8 @@ def _tree(inst: Instance, record: _Record) -> set[Process]:
     )
 
 
-def _rss(pid: int) -> int:
+def rss_of(pid: int) -> int:
+    """Return the resident memory of a process in bytes; 0 when it is gone."""
     fields = keeper.read_bytes(f"/proc/{pid}/statm").split()
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if fields else 0
 

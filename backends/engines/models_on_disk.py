@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from backends.engines.base import ModelInfo
 
@@ -35,6 +35,9 @@ _LENGTH_KEYS: Final = (
 _STRETCHED_ALREADY: Final = frozenset(
     {"su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling"}
 )
+
+
+Place = Literal["hub", "folder"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,28 +104,41 @@ def _snapshot(repository: Path, revision: str | None) -> Path | None:
 def inventory(places: Places) -> list[ModelInfo]:
     """List the models in ``places`` by name; incomplete ones say so in ``problem``."""
     found: dict[str, ModelInfo] = {}
-    for name, path in _candidates(places):
+    for name, path, place in _candidates(places):
         if name not in found:
-            problem = problem_of(path, check_weights=False)
-            size = size_of(path)
-            found[name] = ModelInfo(id=name, path=str(path), size_bytes=size, problem=problem)
+            found[name] = _model(name, path, place)
     return sorted(found.values(), key=lambda model: model.id.lower())
 
 
-def _candidates(places: Places) -> Iterator[tuple[str, Path]]:
+def _model(name: str, path: Path, place: Place) -> ModelInfo:
+    config = Config.read(path)
+    return ModelInfo(
+        id=name,
+        path=str(path),
+        size_bytes=size_of(path),
+        problem=problem_of(path, check_weights=False),
+        place=place,
+        architecture=config.architecture,
+        quantization=config.quantization or "",
+        context_length=config.max_length,
+    )
+
+
+def _candidates(places: Places) -> Iterator[tuple[str, Path, Place]]:
     for folder in places.folders:
         for child in _subfolders(folder):
             if (child / "config.json").exists():
-                yield child.name, child
+                yield child.name, child, "folder"
             else:
                 for model in _subfolders(child):
                     if (model / "config.json").exists():
-                        yield f"{child.name}/{model.name}", model
+                        yield f"{child.name}/{model.name}", model, "folder"
     for hub in places.hubs:
         for repository in _subfolders(hub):
             snapshot = _snapshot(repository, None)
             if repository.name.startswith("models--") and snapshot is not None:
-                yield repository.name.removeprefix("models--").replace("--", "/", 1), snapshot
+                name = repository.name.removeprefix("models--").replace("--", "/", 1)
+                yield name, snapshot, "hub"
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -256,6 +272,13 @@ class Config:
         except (OSError, ValueError):
             return cls({})
         return cls(raw if isinstance(raw, dict) else {})
+
+    @property
+    def architecture(self) -> str:
+        """The class that runs the model, as it says: ``Qwen2ForCausalLM``; empty where it does not."""
+        named = self.raw.get("architectures")
+        first = next(iter(named), "") if isinstance(named, list) else ""
+        return str(first or self.raw.get("model_type") or "")
 
     @property
     def max_length(self) -> int | None:

@@ -13,7 +13,7 @@ from backends.engines.base import Engine, Launch, Target
 from backends.errors import OperationCancelled, OperationLost
 from backends.launch_spec import Change
 from backends.lifecycle import State, is_serving
-from backends.models import Backend, Operation, OperationKind, StartKind
+from backends.models import Backend, Lane, Operation, OperationKind, StartKind
 
 #: Seconds between two writes of progress: a log can move faster than anybody reads.
 _REPORT_SECONDS = 0.25
@@ -48,6 +48,8 @@ class Context:
     step: str = ""
     #: Whether this start is undone on failure: set once the old engine was touched or ours was spawned.
     spawned: bool = False
+    #: Number of the GPU lease this start was taken under.
+    fencing: int = 0
     started: float = field(default_factory=time.monotonic)
     #: When this run began to start the engine or to load its model; None: it did not.
     began: float | None = None
@@ -115,11 +117,17 @@ class Context:
         state = State(backend.state)
         if self.operation.kind not in self.COMPARED:
             return Change.RESTART
+        if backend.attached and is_serving(state) and backend.model == self._model_wanted():
+            return Change.NOTHING  # only its model is for us to change
         if is_serving(state) or state == State.DRAINING:
             return selectors.backend_difference(backend, self.options).change
         if self.operation.steps.filter(name="drain").exists():
             return Change.RESTART  # begun by a runner before this one
         return Change.NOTHING  # what does not run is only configured
+
+    def _model_wanted(self) -> str:
+        options = self.options
+        return str(getattr(options, "served_name", "") or getattr(options, "model", ""))
 
     @property
     def backend(self) -> Backend:
@@ -211,8 +219,11 @@ class Context:
         """Whether ``say`` would be heard now: what it costs to know can be spared otherwise."""
         return time.monotonic() - self._reported >= _REPORT_SECONDS
 
-    def say(self, message: str, progress: float) -> None:
-        """Tell those who watch what is being done; ``progress`` is 0 to 1 of the whole operation."""
+    def say(self, message: str, progress: float, *, eta_seconds: float | None = None) -> None:
+        """Tell those who watch what is being done; ``progress`` is 0 to 1 of the whole operation.
+
+        ``eta_seconds`` is for who knows better than past operations how long it still takes.
+        """
         if not self.may_say:
             return
         self._reported = time.monotonic()
@@ -221,11 +232,13 @@ class Context:
             str(self.operation.pk),
             runner=self.runner,
             progress=progress,
-            eta_seconds=self._eta(progress),
+            eta_seconds=self._eta(progress) if eta_seconds is None else eta_seconds,
         )
 
     def _eta(self, progress: float) -> float | None:
         """Return the seconds left: from past starts, else from how far this one is."""
+        if self.operation.lane == Lane.MODELS:  # no two models are of a size
+            return None
         now = time.monotonic()
         if self._expected is None:
             found = selectors.start_seconds_expected(self.backend, self.operation.kind)

@@ -10,18 +10,26 @@ from backends.operations.context import Context
 
 Step = Callable[[Context], None]
 
-START: Final[tuple[Step, ...]] = (steps.preflight, steps.start, steps.warm, steps.commit)
+START: Final[tuple[Step, ...]] = (
+    steps.preflight,
+    steps.start,
+    steps.warm,
+    steps.commit,
+    steps.resume,
+)
 STOP: Final[tuple[Step, ...]] = (steps.drain, steps.release)
 RESTART: Final[tuple[Step, ...]] = (
     steps.preflight,
+    steps.hold,
     steps.drain,
     steps.release,
     steps.start,
     steps.warm,
     steps.commit,
+    steps.resume,
 )
 
-#: Drains and releases the backend before, starts the new one. Holding requests meanwhile is yet to come.
+#: The same, where what stops and what starts are two backends.
 SWITCH: Final[tuple[Step, ...]] = RESTART
 
 
@@ -47,6 +55,9 @@ _NEEDED: Final[dict[Step, frozenset[Change]]] = {
     steps.unload: frozenset({Change.LOAD}),
 }
 
+PULL: Final[tuple[Step, ...]] = (steps.download,)
+DELETE: Final[tuple[Step, ...]] = (steps.delete,)
+
 PLANS: Final[dict[str, tuple[Step, ...]]] = {
     OperationKind.START: START,
     OperationKind.STOP: STOP,
@@ -55,6 +66,8 @@ PLANS: Final[dict[str, tuple[Step, ...]]] = {
     OperationKind.CHANGE_MODEL: CHANGE,
     OperationKind.APPLY: CHANGE,
     OperationKind.UNLOAD: UNLOAD,
+    OperationKind.PULL: PULL,
+    OperationKind.DELETE: DELETE,
 }
 
 

@@ -64,6 +64,7 @@ def roll_back(ctx: Context, exc: MhError, state: OperationState, error: dict[str
     if begun.get(ctx.step) == StepState.RUNNING:
         services.step_end(row, ctx.step, StepState.FAILED, exc.message)
     if "drain" not in begun:
+        leases.gate_open(row.from_backend or row.backend_id)
         return state, error
     services.operation_failing(row, runner=ctx.runner, error=error)
     ctx.step = NAME

@@ -159,23 +159,11 @@ def gpu_memory(gpus: Iterable[dict[str, Any]], backend: str) -> str:
     if not every:
         return "no GPU"
     mine = [gpu for gpu in every if any(p["backend"] == backend for p in gpu["processes"])] or every
+    if any(gpu["memory_used"] is None or gpu["memory_total"] is None for gpu in mine):
+        return "unknown: the driver does not say"
     used = sum(gpu["memory_used"] for gpu in mine)
     total = sum(gpu["memory_total"] for gpu in mine)
     return f"{size(used)} / {size(total)} ({used / total:.0%})" if total else size(used)
-
-
-def models(name: str, query: str, out: Output) -> None:
-    """List the models on this machine that an engine can serve."""
-    site_ready()
-    from backends import selectors
-
-    found = [m for m in selectors.backend_models(name) if query.lower() in m.id.lower()]
-    payload = [
-        {"id": m.id, "path": m.path, "size_bytes": m.size_bytes, "problem": m.problem}
-        for m in found
-    ]
-    rows = [(m.id, size(m.size_bytes), m.problem) for m in found]
-    out.table({"models": payload}, ("model", "size", "problem"), rows, empty="No models found.")
 
 
 def logs(name: str, lines: int, *, follow: bool, out: Output) -> None:

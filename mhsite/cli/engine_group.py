@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from mhsite.cli import engine
+from mhsite.cli import engine, engine_doctor, engine_models, planning
 from mhsite.cli.output import Json, Output
 
 Model = Annotated[str | None, typer.Argument(help="Model to serve; the configured one by default.")]
@@ -12,7 +12,6 @@ Options = Annotated[
     list[str],
     typer.Option("--option", "-o", metavar="KEY=VALUE", help="Change an option; may be repeated."),
 ]
-Query = Annotated[str, typer.Argument(help="Part of a name.")]
 Lines = Annotated[int, typer.Option("--lines", "-n", min=1, max=10_000)]
 Follow = Annotated[
     bool, typer.Option("--follow", "-f", help="Go on with what is written from now.")
@@ -34,6 +33,8 @@ def group(name: str, title: str, summary: str) -> typer.Typer:
     app = typer.Typer(help=summary, no_args_is_help=True)
     _changes(app, name, title)
     _looks(app, name, title)
+    engine_models.commands(app, name, title)
+    engine_doctor.commands(app, name, title)
     return app
 
 
@@ -76,9 +77,12 @@ def _looks(app: typer.Typer, name: str, title: str) -> None:
     def status(*, as_json: Json = False) -> None:
         engine.status(name, Output(as_json=as_json))
 
-    @app.command(help=f"List the models on this machine that {title} can serve.")
-    def models(query: Query = "", *, as_json: Json = False) -> None:
-        engine.models(name, query, Output(as_json=as_json))
+    @app.command(
+        help=f"Say whether {title} would fit into memory, from the model's own files. Exit status 1 when it "
+        "does not. Changes nothing."
+    )
+    def plan(model: Model = None, option: Options = [], *, as_json: Json = False) -> None:  # noqa: B006
+        planning.plan(name, model, engine.option_pairs(option), Output(as_json=as_json))
 
     @app.command(help=f"Show {title}'s log: of the running start, else of the last one.")
     def logs(lines: Lines = 50, *, follow: Follow = False, as_json: Json = False) -> None:

@@ -119,7 +119,12 @@ class Follower:
             self._run_here()
 
     def _run_here(self) -> None:
-        self._runner = threading.Thread(target=_run_operations, name="operations", daemon=True)
+        from backends import selectors
+
+        lane = selectors.operation_get(self._id).lane
+        self._runner = threading.Thread(
+            target=_run_operations, args=(lane,), name="operations", daemon=True
+        )
         self._runner.start()
 
     def _finish(self) -> None:
@@ -130,14 +135,15 @@ class Follower:
         bus.flush(timeout=1.0)
 
 
-def _run_operations() -> None:
+def _run_operations(lane: str) -> None:
     from django.conf import settings
     from django.db import connections
 
+    from backends.models import Lane
     from backends.operations.runner import run_operations
 
     try:
-        run_operations(settings.MH_NODE)
+        run_operations(settings.MH_NODE, Lane(lane))
     except MhError as exc:
         print_error(exc.body(""), as_json=False)
     finally:

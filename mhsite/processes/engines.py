@@ -12,7 +12,7 @@ from django.conf import settings
 from accounts.actors import Actor
 from accounts.errors import MhError
 from backends import gpu, selectors, services, supervisor
-from backends.models import OPEN_OPERATION_STATES, Backend, Operation
+from backends.models import OPEN_OPERATION_STATES, Backend, Lane, Operation
 from backends.supervisor import Instance
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class Departure:
         if foreground and asked:
             from backends.operations.runner import run_operations
 
-            run_operations(settings.MH_NODE)
+            run_operations(settings.MH_NODE, Lane.GPU)
         self._wait(asked, hurry)
         return not self._mine()
 

@@ -77,7 +77,10 @@ class Site:
     def __init__(self, address: Address, interrupts: Interrupts, console: Console) -> None:
         from django.conf import settings
 
+        from backends.booting import BOOT_VARIABLE, new_boot
+
         self._settings = settings
+        self._boot = {BOOT_VARIABLE: new_boot()}
         self._address = address
         self._interrupts = interrupts
         self._console = console
@@ -92,6 +95,7 @@ class Site:
             "MH_HOST": self._settings.MH_HOST,
             "MH_PORT": str(self._address.port),
             "MH_NODE": self._settings.MH_NODE,
+            **self._boot,
             "PYTHONUNBUFFERED": "1",
         }
 

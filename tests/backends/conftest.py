@@ -16,8 +16,10 @@ from backends import selectors, supervisor
 from backends.engines import registry
 from backends.models import Backend, Operation
 from backends.operations.runner import run_operations
+from tests.backends.nvml import nvml
 from tests.fakes import fake_ollama
 
+__all__ = ["nvml"]
 OLLAMA_MODEL = "smollm2:135m"
 
 

@@ -86,6 +86,14 @@ class OllamaOptions(Options):
         json_schema_extra=facts("Network"),
     )
 
+    service: Literal["auto", "own"] = Field(
+        default="auto",
+        title="Systemd service",
+        description="auto: where Ollama is an enabled service of systemd on this machine, that is started, "
+        "with the service's own settings and models. own: always start Ollama ourselves.",
+        json_schema_extra=facts("Network", restart=False),
+    )
+
     contextLength: int | None = Field(
         default=None,
         ge=256,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from backends.engines import nvidia
 from backends.engines.base import ModelInfo, Problem
 from backends.engines.ollama import installation, store
 from backends.engines.ollama.options import OllamaOptions
@@ -17,6 +18,7 @@ def preflight(options: OllamaOptions) -> list[Problem]:
     """Return every reason that can be seen without starting anything; empty means go."""
     found = installation.detect()
     problems = [] if found.installed else [_not_installed(found.reason)]
+    problems += nvidia.problems(options.gpus)
     return [*problems, *_network(options), *_cache(options), *_store(options)]
 
 

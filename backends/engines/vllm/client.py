@@ -58,6 +58,11 @@ def served_models(target: Target, timeout: float) -> list[str]:
         return []
 
 
+def models_answer(target: Target, timeout: float) -> httpx.Response:
+    """Return what ``/v1/models`` answers, whatever its status; raises ``httpx.HTTPError``."""
+    return _get(target, "/v1/models", timeout)
+
+
 def is_ready(target: Target, timeout: float) -> bool:
     """Say whether the engine is healthy and serves ``target.served_model``."""
     if not is_healthy(target, timeout):

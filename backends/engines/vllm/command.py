@@ -8,6 +8,7 @@ from typing import Final
 import psutil
 from django.conf import settings
 
+from backends.engines import nvidia
 from backends.engines.base import Launch
 from backends.engines.models_on_disk import Config, Places, hub_folder, resolve
 from backends.engines.vllm import places
@@ -49,7 +50,19 @@ def launch(options: VllmOptions, installation: Installation) -> Launch:
         served_model=options.served_name,
         start_timeout=float(options.startTimeoutSeconds),
         stop_timeout=float(options.stopTimeoutSeconds),
+        gpus=_gpus(options, installation),
     )
+
+
+def gpus_needed(options: VllmOptions) -> int:
+    """Return the number of GPUs the model is split over."""
+    return options.tensorParallelSize * (getattr(options, "pipelineParallelSize", None) or 1)
+
+
+def _gpus(options: VllmOptions, installation: Installation) -> tuple[int, ...]:
+    if installation.build == "cpu":
+        return ()
+    return nvidia.used_gpus(options.gpus, gpus_needed(options))
 
 
 def _arguments(
@@ -103,7 +116,9 @@ def _environment(
     env = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     if model is not None:
         env["HF_HUB_OFFLINE"] = "1"
-    if installation.build == "cpu":
+    if installation.build != "cpu":
+        env |= nvidia.environment(options.gpus)
+    else:
         env["VLLM_CPU_KVCACHE_SPACE"] = str(cpu_kv_cache_gib(options, model))
     return env
 

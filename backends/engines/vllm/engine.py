@@ -1,6 +1,6 @@
 """The vLLM plugin: each method hands over to the module that knows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from backends.engines.base import (
@@ -14,11 +14,24 @@ from backends.engines.base import (
     ModelInfo,
     Problem,
     Progress,
+    RunningServer,
     Target,
+    Transfer,
     never,
 )
+from backends.engines.estimates import Estimate
 from backends.engines.models_on_disk import inventory
-from backends.engines.vllm import client, command, install, installation, log, preflight
+from backends.engines.vllm import (
+    client,
+    command,
+    estimate,
+    install,
+    installation,
+    library,
+    log,
+    preflight,
+    running,
+)
 from backends.engines.vllm.options import VllmOptions
 from backends.errors import EngineNotInstalled
 
@@ -29,7 +42,9 @@ class VllmEngine(Engine):
     name: ClassVar[str] = "vllm"
     title: ClassVar[str] = "vLLM"
     Options: ClassVar[type[VllmOptions]] = VllmOptions
-    capabilities: ClassVar[Capabilities] = Capabilities(openai_api=True, structured_output=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        pull=True, delete=True, library_on_disk=True, openai_api=True, structured_output=True
+    )
 
     def detect(self) -> Detection:
         """Look for a Python that has vLLM."""
@@ -43,12 +58,20 @@ class VllmEngine(Engine):
         """Check network, installation, model and what is asked of it."""
         return preflight.preflight(options)
 
+    def estimate(self, options: VllmOptions) -> Estimate:
+        """Read the headers of the model's weights, and its configuration."""
+        return estimate.estimate(options)
+
     def launch(self, options: VllmOptions) -> Launch:
         """Build the command; raises ``EngineNotInstalled``."""
         try:
             return command.launch(options, installation.find())
         except installation.NotFoundError as error:
             raise EngineNotInstalled(str(error)) from error
+
+    def running(self, options: VllmOptions, *, timeout: float) -> RunningServer | None:
+        """Look for a server at the endpoint, whoever started it."""
+        return running.find(options, timeout)
 
     def is_ready(self, target: Target, *, timeout: float) -> bool:
         """Ask ``/health`` and ``/v1/models``."""
@@ -82,6 +105,34 @@ class VllmEngine(Engine):
     def failure_reason(self, log_tail: Sequence[str]) -> str:
         """Read why it failed."""
         return log.failure_reason(log_tail)
+
+    def check_pull(self, options: VllmOptions, model: str) -> None:
+        """Check that the Hub could have a model of this name."""
+        library.check_pull(options, model)
+
+    def pull(
+        self,
+        target: Target,
+        model: str,
+        *,
+        report: Callable[[Transfer], None],
+        cancelled: Cancelled = never,
+        options: VllmOptions | None = None,
+    ) -> None:
+        """Download a model from the Hugging Face Hub into the cache."""
+        del target
+        library.pull(options or VllmOptions(), model, report=report, cancelled=cancelled)
+
+    def check_delete(self, options: VllmOptions, model: str) -> None:
+        """Check that the model is here, and ours to delete."""
+        library.check_delete(options, model)
+
+    def delete(
+        self, target: Target, model: str, *, timeout: float, options: VllmOptions | None = None
+    ) -> None:
+        """Delete a model from the cache or from mh's own folder."""
+        del target, timeout
+        library.delete(options or VllmOptions(), model)
 
     def install(self, report: InstallReport) -> None:
         """Install the build this machine needs, and the demo model with the CPU build."""

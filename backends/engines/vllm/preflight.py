@@ -8,7 +8,7 @@ from typing import Final
 from backends.engines import nvidia
 from backends.engines.base import Problem
 from backends.engines.models_on_disk import Config, inventory, names_like, problem_of
-from backends.engines.vllm.command import find_model, model_places
+from backends.engines.vllm.command import find_model, gpus_needed, model_places
 from backends.engines.vllm.installation import Installation, NotFoundError, detect, find
 from backends.engines.vllm.options import VllmOptions
 
@@ -81,6 +81,8 @@ def _gpus(options: VllmOptions, installation: Installation) -> Iterator[Problem]
     elif options.tensorParallelSize > seen:
         message = f"tensorParallelSize is {options.tensorParallelSize}, and this machine has {seen} GPU(s)."
         yield Problem(message=message, option="tensorParallelSize")
+    else:
+        yield from nvidia.problems(options.gpus, gpus_needed(options))
 
 
 def _model(options: VllmOptions) -> Iterator[Problem]:

@@ -9,6 +9,8 @@ from backends.launch_spec import Change
 from backends.lifecycle import State, is_alive
 from backends.models import Backend, OperationKind
 from backends.operations.context import Context
+from backends.operations.steps import attached, gpu_guard
+from backends.operations.steps.fitting import refuse_what_cannot_fit
 from backends.operations.steps.parking import squatter
 
 
@@ -16,6 +18,10 @@ def preflight(ctx: Context) -> None:
     """Find everything that would make the start fail, before anything is touched."""
     if ctx.change == Change.NOTHING:
         ctx.say("nothing has changed that matters to what runs", 0.5)
+        return
+    if attached.is_served_by_others(ctx):
+        attached.check(ctx)
+        _choose_leaving(ctx)
         return
     _wait_for_installation(ctx)
     ctx.say("checking the model, the options and the port", 0.02)
@@ -33,7 +39,9 @@ def preflight(ctx: Context) -> None:
             f"restart it: POST /api/llm-backend/{backend.name}/restart"
         )
         raise PreflightFailed(msg, code="already_running")
+    gpu_guard.check_free(ctx, launch)
     _check_port(ctx, backend, launch)
+    refuse_what_cannot_fit(ctx)
 
 
 def _runs_as_asked(ctx: Context, backend: Backend, launch: Launch) -> bool:
@@ -52,6 +60,7 @@ def _choose_leaving(ctx: Context) -> None:
         return
     if ctx.operation.kind == OperationKind.SWITCH:
         services.operation_leave(ctx.operation, runner=ctx.runner)
+        attached.check_leaving(ctx)
     elif ctx.operation.kind != OperationKind.START:
         services.operation_remember(ctx.operation, runner=ctx.runner)
 

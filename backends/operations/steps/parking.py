@@ -14,8 +14,10 @@ from backends import leases, selectors, services, supervisor
 from backends.errors import OperationCancelled, OperationLost
 from backends.launch_spec import Change
 from backends.lifecycle import State
+from backends.memory import Held
 from backends.models import Backend, OperationKind, StartKind
 from backends.operations.context import Context
+from backends.operations.steps import gpu_guard
 from backends.operations.steps.stopping import cut_requests, release_one
 
 logger = logging.getLogger(__name__)
@@ -44,6 +46,8 @@ def _may_park(ctx: Context, leaving: Context) -> bool:
     backend = leaving.backend
     if ctx.operation.kind not in _PARKING_KINDS or backend.state == State.STOPPING:
         return False
+    if backend.attached:  # which is never stopped where it can be parked
+        return False
     if leaving.options.parking == "stop" or not leaving.engine.capabilities.park:
         return False
     if ctx.operation.kind == OperationKind.UNLOAD:
@@ -58,8 +62,11 @@ def _park(leaving: Context) -> bool:
     leaving.say(f"parking {leaving.engine.title}", 0.3)
     timeout = max(PARK_SECONDS, leaving.launch.stop_timeout)
     try:
+        held = gpu_guard.note(leaving)
         leaving.engine.park(selectors.backend_target(backend), timeout=timeout)
-        _memory_is_back(leaving)
+        _memory_is_back(leaving, held)
+    except OperationLost:
+        raise
     except (MhError, httpx.HTTPError, OSError, ValueError, NotImplementedError) as exc:
         logger.warning("%s cannot be parked and is stopped: %s", backend.name, exc)
         return False
@@ -69,16 +76,13 @@ def _park(leaving: Context) -> bool:
         leaving.step,
         f"{leaving.engine.title} is parked: its memory is free, and it comes back quickly",
     )
-    if leaving.operation.kind != OperationKind.SWITCH:
-        leases.gate_open(backend.name)
+    leases.gate_open(backend.name)
     return True
 
 
-def _memory_is_back(leaving: Context) -> None:
-    """Check what parking promises; raises ``StopFailed`` where the memory is still held.
-
-    Engines verify what they can see themselves: Ollama by its list of loaded models.
-    """
+def _memory_is_back(leaving: Context, held: Held) -> None:
+    """Check what parking promises, and give the GPUs back; raises ``StopFailed`` where it is not so."""
+    gpu_guard.give_back(leaving, held, parked=True)
 
 
 def is_parked(ctx: Context) -> bool:
@@ -117,7 +121,7 @@ def _is_usable(ctx: Context) -> bool:
     backend, inst = ctx.backend, ctx.instance
     if selectors.backend_difference(backend, ctx.options).change == Change.RESTART:
         return False
-    return backend.attached if inst is None else supervisor.inspect(inst).alive
+    return inst is not None and supervisor.inspect(inst).alive
 
 
 def _wake(ctx: Context) -> bool:

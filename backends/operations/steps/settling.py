@@ -14,14 +14,14 @@ def settle(ctx: Context) -> None:
     """
     backend = ctx.backend
     if backend.state == State.DRAINING:  # by a runner before this one
-        leases.gate_close(backend.name)
+        leases.gate_hold(backend.name)
         return
     asked = ctx.operation.created_at.timestamp()
     used = leases.last_used(backend.name)
     if backend.state != State.READY or (used is not None and used > asked):
         msg = f"{ctx.engine.title} is in use again, so it keeps its memory."
         raise OperationCancelled(msg)
-    if not leases.gate_close_if_idle(backend.name):
+    if not leases.gate_hold_if_idle(backend.name):
         msg = f"{ctx.engine.title} is in use, so it keeps its memory."
         raise OperationCancelled(msg)
     services.backend_transition(actor=ctx.actor, name=backend.name, to=State.DRAINING)

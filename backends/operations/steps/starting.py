@@ -12,7 +12,7 @@ from backends.launch_spec import Change
 from backends.lifecycle import State
 from backends.models import Backend
 from backends.operations.context import Context
-from backends.operations.steps import parking
+from backends.operations.steps import attached, gpu_guard, parking
 from backends.operations.steps.stopping import release_one
 from backends.words import exit_in_words
 
@@ -27,13 +27,18 @@ _OFF: Final = frozenset({State.STOPPED, State.FAILED, State.PARKED})
 
 def start(ctx: Context) -> None:
     """Spawn the engine and wait until it, and not a stranger on its port, serves the model."""
+    if attached.start(ctx):
+        return
     backend = ctx.backend
     launch = ctx.launch
     if selectors.runs_as_asked(backend, launch):
         return
     begin(ctx)
-    if parking.unparked(ctx):
-        return
+    if parking.is_parked(ctx):
+        gpu_guard.take(ctx, launch)
+        if parking.unparked(ctx):
+            return
+    gpu_guard.take(ctx, launch)
     inst = _spawned_before(ctx.backend, ctx) or _spawn(ctx, launch)
     ctx.spawned = True
     _wait_until_ready(ctx, inst, launch)
@@ -66,16 +71,17 @@ def _spawn(ctx: Context, launch: Launch) -> supervisor.Instance:
         "model": launch.served_model,
         "started_options": ctx.started_options,
     }
-    if backend.state == State.STARTING:
-        services.backend_update(name=backend.name, **facts)
-    elif not services.backend_transition(
-        actor=ctx.actor, name=backend.name, to=State.STARTING, **facts
-    ):
-        msg = f"{ctx.engine.title} is {backend.state} and cannot be started now."
-        raise StartFailed(msg)
+    with services.gpu_lease_held(backend=backend.name, fencing=ctx.fencing):
+        if backend.state == State.STARTING:
+            services.backend_update(name=backend.name, **facts)
+        elif not services.backend_transition(
+            actor=ctx.actor, name=backend.name, to=State.STARTING, **facts
+        ):
+            msg = f"{ctx.engine.title} is {backend.state} and cannot be started now."
+            raise StartFailed(msg)
     leases.gate_open(backend.name)
     ctx.spawned = True
-    supervisor.spawn(inst, launch)
+    gpu_guard.spawn(ctx, inst, launch)
     supervisor.prune(ctx.home, backend.name)
     return inst
 
@@ -132,6 +138,8 @@ def warm(ctx: Context) -> None:
 
     An engine that loads its model on demand loads it here, so it may take as long as a start.
     """
+    if ctx.backend.attached:  # its start has loaded the model
+        return
     launch = ctx.launch
     if not launch.warm or ctx.warmed:
         return
@@ -166,8 +174,13 @@ def _report_warming(ctx: Context) -> None:
         ctx.say("generating a first token", 0.93)
 
 
+def resume(ctx: Context) -> None:
+    """Let requests in, those first that were held."""
+    leases.gate_open(ctx.name)
+
+
 def commit(ctx: Context) -> None:
-    """Let requests in: the backend is ready, is the active one, and keeps the options it was started with."""
+    """Say that the backend is ready and the active one, and keep the options it was started with."""
     backend = ctx.backend
     if ctx.operation.kind in Context.COMPARED and backend.state in _OFF:
         services.backend_configure_as(actor=ctx.actor, name=backend.name, options=ctx.changes)
@@ -180,7 +193,6 @@ def commit(ctx: Context) -> None:
     elif ctx.operation.kind in Context.COMPARED:
         _commit_running(ctx)
     _keep_record(ctx)
-    leases.gate_open(backend.name)
     services.options_keep(actor=ctx.actor, name=backend.name, changes=ctx.changes)
 
 

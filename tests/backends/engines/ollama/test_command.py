@@ -20,6 +20,7 @@ def test_unsaid_options_stay_ollamas_own_choice(monkeypatch: pytest.MonkeyPatch)
         "OLLAMA_HOST": "127.0.0.1:11434",
         "OLLAMA_KEEP_ALIVE": "5m",
         "OLLAMA_MODELS": str(Path.home() / ".ollama" / "models"),
+        "OLLAMA_NOPRUNE": "1",
     }
 
 
