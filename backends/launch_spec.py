@@ -15,6 +15,8 @@ from backends.engines.base import Engine
 
 #: Where the token stands; option names are identifiers.
 TOKEN: Final = "$secrets"  # noqa: S105
+#: Stands there while a parked engine is being woken.
+WAKING: Final = "$waking"
 #: The option that every engine's model stands in.
 MODEL: Final = "model"
 
@@ -26,7 +28,7 @@ def kept(options: Mapping[str, Any], token: str) -> dict[str, Any]:
 
 def options_of(started: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of what was kept, without the secret ones."""
-    return {name: value for name, value in started.items() if name != TOKEN}
+    return {name: value for name, value in started.items() if name not in {TOKEN, WAKING}}
 
 
 def token_of(started: Mapping[str, Any] | None) -> str | None:

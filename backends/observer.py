@@ -27,6 +27,7 @@ from backends import (
     plan_reading,
     selectors,
     services,
+    standby,
     supervisor,
 )
 from backends.idleness import Idleness
@@ -54,6 +55,7 @@ class Observer:
 
     node: str = field(default_factory=lambda: settings.MH_NODE)
     missed: dict[str, int] = field(default_factory=dict)
+    reserve: standby.Reserve = field(default_factory=lambda: standby.Reserve(settings.MH_HOME))
     seen: dict[str, Any] = field(default_factory=dict)
     idleness: Idleness = field(default_factory=Idleness)
     peaks: Peaks = field(default_factory=Peaks)
@@ -167,6 +169,8 @@ class Observer:
     def _probe_all(self, rows: list[Backend], busy: set[str]) -> None:
         for row in rows:
             self.seen[row.name] = self._probe(row, counted=row.name not in busy)
+            if not busy:
+                self.reserve.look(row.name, selectors.standby_wanted(row))
         cards = self._gpus(rows)
         snapshot = {
             "observed_at": selectors.now().isoformat(),
@@ -184,6 +188,7 @@ class Observer:
             "detection": selectors.detection_now(row),
             "server": self.watcher.facts(row.name),
         }
+        facts["standby"] = standby.facts(settings.MH_HOME, row.name)
         inst = selectors.backend_instance(row)
         if inst is not None:
             facts["memory"] = supervisor.rss_bytes(inst)

@@ -36,6 +36,8 @@ class AvailablePayload(TypedDict):
     in_flight: int
     since: str | None
     memory: int | None
+    #: A launcher kept warm: ``{"state": "warming" | "ready", "memory": bytes}``.
+    standby: dict[str, Any] | None
     metrics: dict[str, float | None]
     reason: str
     failure: str

@@ -28,7 +28,7 @@ from backends import (
     supervisor,
 )
 from backends.engines import registry
-from backends.engines.base import Engine, Launch, ModelInfo, Target
+from backends.engines.base import Engine, Launch, ModelInfo, Standby, Target
 from backends.engines.estimates import Estimate, unknown
 from backends.errors import (
     BackendNotRunning,
@@ -164,6 +164,20 @@ def backend_config(backend: Backend) -> dict[str, Any]:
 def backend_launch(backend: Backend, changes: dict[str, Any] | None = None) -> Launch:
     """Return what would be started with the options of ``backend`` and ``changes``."""
     return backend_engine(backend).launch(backend_options(backend, changes))
+
+
+def standby_wanted(backend: Backend) -> Standby | None:
+    """Return what is to be kept waiting for a start of ``backend``; None where nothing is.
+
+    Also None while that cannot be said, for want of an installation or of valid options.
+    """
+    try:
+        options = backend_options(backend)
+        if not getattr(options, "standby", False) or backend.attached:
+            return None
+        return backend_engine(backend).standby(options)
+    except MhError:
+        return None
 
 
 def runs_as_asked(backend: Backend, launch: Launch) -> bool:
@@ -597,6 +611,7 @@ def _available(row: Backend, snapshot: dict[str, Any]) -> AvailablePayload:
         in_flight=leases.in_flight(row.name),
         since=_iso(row.state_since),
         memory=seen.get("memory"),
+        standby=seen.get("standby"),
         metrics=seen.get("metrics") or {},
         reason=found["reason"],
         failure=row.failure,

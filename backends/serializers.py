@@ -145,6 +145,11 @@ class AvailableResponse(serializers.Serializer[Any]):
     in_flight = serializers.IntegerField()
     since = serializers.DateTimeField(allow_null=True)
     memory = serializers.IntegerField(allow_null=True, help_text="bytes resident")
+    standby = serializers.DictField(
+        allow_null=True,
+        required=False,
+        help_text='a launcher kept warm: {"state": "warming" or "ready", "memory": bytes}',
+    )
     metrics = serializers.DictField(child=serializers.FloatField(allow_null=True))
     reason = serializers.CharField()
     failure = serializers.CharField()

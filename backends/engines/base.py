@@ -211,12 +211,32 @@ class Launch:
     gpus: tuple[int, ...] = field(default=(), compare=False)
     #: Whether a start ends with ``Engine.warm_up``; False leaves loading to the first request.
     warm: bool = field(default=True, compare=False)
+    #: The same without what makes it fast, tried once when that has failed; None: this is plain already.
+    plain: "Launch | None" = field(default=None, compare=False, repr=False)
 
     @property
     def endpoint(self) -> str:
         """Base URL of the engine, without a trailing slash."""
         host = "127.0.0.1" if self.host in {"0.0.0.0", "::"} else self.host  # noqa: S104
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standby:
+    """A process that does ahead of a start what needs no GPU memory, no weights and no port.
+
+    Its caller tells it what to become by one line on the FIFO ``go`` of its folder: a JSON object with
+    ``argv`` and ``env`` of a ``Launch``, and ``unset``, the names of variables to remove. Until then it is
+    no engine. It says in ``launcher.json`` of its folder how far it is: ``phase`` is ``importing``,
+    ``waiting``, ``running``, or one of the ways it can fail (``backends.standby.Phase``).
+    """
+
+    argv: tuple[str, ...]
+    env: dict[str, str] = field(default_factory=dict)
+    secret_env: dict[str, str] = field(default_factory=dict, repr=False)
+    #: What it can become depends on this alone: engine, version, environment. Equal keys are as good.
+    key: str
+    stop_timeout: float = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -369,6 +389,13 @@ class Engine(ABC):
     @abstractmethod
     def launch(self, options: Any) -> Launch:
         """Build the command. Pure: same options on the same machine, same answer."""
+
+    def standby(self, options: Any) -> Standby | None:  # noqa: ARG002
+        """Return what can wait for a start with ``options``; None where nothing can. Pure, as ``launch``.
+
+        Whether one is kept waiting all the time is said by the option ``standby``, where there is one.
+        """
+        return None
 
     @abstractmethod
     def is_ready(self, target: Target, *, timeout: float) -> bool:

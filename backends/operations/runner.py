@@ -26,6 +26,7 @@ from backends.models import (
 )
 from backends.operations import plans, rollback, steps
 from backends.operations.context import Context
+from backends.operations.steps import spawning
 
 logger = logging.getLogger(__name__)
 
@@ -144,6 +145,7 @@ def _end_badly(ctx: Context, exc: MhError) -> None:
             # The boundary again: what went wrong while undoing.
             logger.exception("operation %s: roll-back failed", ctx.operation.pk)
             state = OperationState.FAILED
+    spawning.discard_unwanted(ctx)
     services.operation_end(ctx.operation, state, runner=ctx.runner, error=error)
 
 
@@ -163,6 +165,8 @@ def _take_steps(ctx: Context) -> None:
     finished = set(ctx.operation.steps.filter(state=StepState.DONE).values_list("name", flat=True))
     if rollback.NAME in ctx.operation.steps.values_list("name", flat=True):
         raise rollback.cause(ctx.operation)
+    if ctx.resumed:  # what the runner before had begun is what a cancel undoes
+        ctx.step = ctx.operation.steps.values_list("name", flat=True).last() or ""
     for step in plans.PLANS[ctx.operation.kind]:
         name = plans.step_name(step)
         if name in finished and name != "preflight":
@@ -196,6 +200,8 @@ def _undo_by_kind(ctx: Context, exc: MhError) -> None:
     elif ctx.step in {"hold", "drain", "settle"}:
         services.backend_undrain(actor=ctx.actor, name=ctx.operation.backend_id)
         leases.gate_open(ctx.operation.backend_id)
+    elif ctx.step == "release" and ctx.operation.kind == OperationKind.UNLOAD:
+        steps.finish_unload(ctx)
     elif ctx.step == "release":
         steps.attached.let_go_on(ctx)
         services.backend_failed_to_stop(

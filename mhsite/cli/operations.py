@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 POLL_SECONDS: Final = 0.1
 #: A worker silent for this long will not go on with the operation; it is taken over here.
 WORKER_LOST_SECONDS: Final = 10.0
+#: Seconds between two looks here at whether an operation that somebody runs has been left.
+RUN_AGAIN_SECONDS: Final = 1.0
 ENDED_WELL: Final = "succeeded"
 OPEN: Final = frozenset({"queued", "running"})
 Ask = Callable[..., "Operation"]
@@ -70,7 +72,7 @@ class Follower:
         self._id = operation_id
         self._out = out
         self._runner: threading.Thread | None = None
-        self._worker_seen = time.monotonic()
+        self._worker_seen = self._ran_at = time.monotonic()
         if foreground:
             self._run_here()
 
@@ -112,7 +114,11 @@ class Follower:
     def _take_over_if_lost(self) -> None:
         from backends import selectors
 
-        if self._runner is not None or selectors.worker_alive():
+        if self._runner is not None and not self._runner.is_alive():
+            # Another runner has it, or had: one that was killed is only known by its silence.
+            if time.monotonic() - self._ran_at > RUN_AGAIN_SECONDS:
+                self._run_here()
+        elif self._runner is not None or selectors.worker_alive():
             self._worker_seen = time.monotonic()
         elif time.monotonic() - self._worker_seen > WORKER_LOST_SECONDS:
             self._out.note("The site's worker is gone; going on here.")
@@ -126,6 +132,7 @@ class Follower:
             target=_run_operations, args=(lane,), name="operations", daemon=True
         )
         self._runner.start()
+        self._ran_at = time.monotonic()
 
     def _finish(self) -> None:
         from backends import bus

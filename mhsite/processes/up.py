@@ -179,6 +179,8 @@ class Site:
     def _close(self, departure: "Departure") -> None:
         """Take everything down, each part whatever becomes of the others."""
         self._console.say("Stopping… (Ctrl-C again to hurry)")
+        from mhsite.processes import engines
+
         stop_engines = self._settings.MH_ENGINES_ON_EXIT == "stop"
         hurry = self._interrupts.hurry
         try:
@@ -190,6 +192,7 @@ class Site:
             self._supervision.stop(hurry=hurry)
             if stop_engines:
                 departure.kill()
+            engines.standbys_end()
 
 
 def _why_not_ready(failing: list[str]) -> str:

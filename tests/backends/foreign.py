@@ -14,12 +14,11 @@ import httpx
 import psutil
 import pytest
 
-from tests.backends.conftest import free_port
 from tests.fakes import fake_ollama, fake_vllm
 
 MODEL = "smollm2:135m"
 #: Stands in for ``systemctl``: one unit per file of its folder, started and stopped for real.
-_SYSTEMCTL = '''#!{python}
+_SYSTEMCTL = """#!{python}
 import json, os, signal, subprocess, sys, time
 folder = {folder!r}
 words = [word for word in sys.argv[1:] if not word.startswith("-")]
@@ -59,7 +58,13 @@ if verb == "stop" and unit["pid"]:
         time.sleep(0.02)
     unit["pid"] = 0
 json.dump(unit, open(path, "w"))
-'''
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 class Foreign:
@@ -71,7 +76,9 @@ class Foreign:
         fake_ollama.add_model(self.store, MODEL)
         self._started: list[subprocess.Popen[bytes]] = []
 
-    def vllm(self, port: int, model: str = "fake-model", *arguments: str) -> subprocess.Popen[bytes]:
+    def vllm(
+        self, port: int, model: str = "fake-model", *arguments: str
+    ) -> subprocess.Popen[bytes]:
         """Start a vLLM in somebody's terminal; return once it answers."""
         words = ["--port", str(port), "--served-model-name", model, *arguments]
         made = self._start([sys.executable, str(fake_vllm.__file__), *words], {})
@@ -80,16 +87,24 @@ class Foreign:
 
     def ollama(self, port: int) -> subprocess.Popen[bytes]:
         """Start an Ollama in somebody's terminal; return once it answers."""
-        made = self._start([sys.executable, str(fake_ollama.__file__), "serve"], self.ollama_env(port))
+        made = self._start(
+            [sys.executable, str(fake_ollama.__file__), "serve"], self.ollama_env(port)
+        )
         _until_answers(f"http://127.0.0.1:{port}/api/version", made)
         return made
 
     def ollama_env(self, port: int) -> dict[str, str]:
-        return {"OLLAMA_HOST": f"127.0.0.1:{port}", "OLLAMA_MODELS": str(self.store), "PATH": os.defpath}
+        return {
+            "OLLAMA_HOST": f"127.0.0.1:{port}",
+            "OLLAMA_MODELS": str(self.store),
+            "PATH": os.defpath,
+        }
 
     def stranger(self, port: int) -> subprocess.Popen[bytes]:
         """Start a web server that is no engine; return once it answers."""
-        made = self._start([sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)], {})
+        made = self._start(
+            [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)], {}
+        )
         _until_answers(f"http://127.0.0.1:{port}/", made)
         return made
 
@@ -202,6 +217,3 @@ def lives(process: subprocess.Popen[bytes]) -> bool:
 def is_listening(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-__all__ = ["MODEL", "Foreign", "Systemd", "foreign", "free_port", "is_listening", "lives", "systemd", "until"]

@@ -30,15 +30,13 @@ from mhsite.processes import engines as site_engines
 from router.schemas import ChatRequest
 from router.services import chat_complete
 from tests.backends.conftest import FakeBackend
-from tests.backends.foreign import (  # noqa: F401 — fixtures
+from tests.backends.foreign import (
     MODEL,
     Foreign,
     Systemd,
-    foreign,
     free_port,
     is_listening,
     lives,
-    systemd,
     until,
 )
 from tests.fakes import fake_ollama
@@ -49,9 +47,14 @@ Make = Callable[..., Backend]
 
 @pytest.fixture
 def backend(
-    transactional_db: None, clean_broker: "redis.Redis", monkeypatch: pytest.MonkeyPatch, foreign: Foreign  # noqa: F811
+    transactional_db: None,
+    clean_broker: "redis.Redis",
+    monkeypatch: pytest.MonkeyPatch,
+    foreign: Foreign,
 ) -> Iterator[Make]:
     """Make the row ``vllm`` or ``ollama`` on a free port. Nothing of it is installed unless a test says so."""
+    monkeypatch.setattr(watching, "FIND_SECONDS", 0.1)
+    monkeypatch.setattr(watching, "FOLLOW_SECONDS", 0.1)
     monkeypatch.setenv("MH_VLLM_PYTHON", "/nonexistent/python")
     monkeypatch.setenv("MH_OLLAMA_BIN", "/nonexistent/ollama")
 
@@ -59,7 +62,11 @@ def backend(
         own = {"model": MODEL} if name == "ollama" else {"model": "fake-model"}
         values = {"port": free_port(), "drainSeconds": 0.5, **own, **options}
         return Backend.objects.create(
-            name=name, engine=name, node=settings.MH_NODE, options=values, state_since=selectors.now()
+            name=name,
+            engine=name,
+            node=settings.MH_NODE,
+            options=values,
+            state_since=selectors.now(),
         )
 
     yield make
@@ -109,7 +116,9 @@ def load(port: int, model: str = MODEL) -> None:
 
 
 def test_a_vllm_in_somebodys_terminal_is_attached_and_answers_chats(
-    backend: Make, foreign: Foreign, owner_actor: Actor  # noqa: F811
+    backend: Make,
+    foreign: Foreign,
+    owner_actor: Actor,
 ) -> None:
     row = backend("vllm", model="configured-model")
     theirs = foreign.vllm(port_of(row), "their-model")
@@ -129,7 +138,7 @@ def test_a_vllm_in_somebodys_terminal_is_attached_and_answers_chats(
     assert answer["content"]
 
 
-def test_a_request_to_an_attached_engine_holds_a_lease(backend: Make, foreign: Foreign) -> None:  # noqa: F811
+def test_a_request_to_an_attached_engine_holds_a_lease(backend: Make, foreign: Foreign) -> None:
     row = backend("vllm")
     foreign.vllm(port_of(row))
     watching.take_up_all()
@@ -144,7 +153,8 @@ def test_a_request_to_an_attached_engine_holds_a_lease(backend: Make, foreign: F
 
 
 def test_when_it_goes_away_the_backend_is_stopped_and_not_failed_and_it_may_come_back(
-    backend: Make, foreign: Foreign  # noqa: F811
+    backend: Make,
+    foreign: Foreign,
 ) -> None:
     row = backend("vllm")
     theirs = foreign.vllm(port_of(row))
@@ -161,7 +171,7 @@ def test_when_it_goes_away_the_backend_is_stopped_and_not_failed_and_it_may_come
     assert now("vllm").model == "another-model"
 
 
-def test_a_restart_by_its_owner_shows_the_new_model(backend: Make, foreign: Foreign) -> None:  # noqa: F811
+def test_a_restart_by_its_owner_shows_the_new_model(backend: Make, foreign: Foreign) -> None:
     row = backend("vllm")
     theirs = foreign.vllm(port_of(row), "first-model")
     observer = Observer()
@@ -173,7 +183,8 @@ def test_a_restart_by_its_owner_shows_the_new_model(backend: Make, foreign: Fore
 
 
 def test_another_program_on_the_port_afterwards_is_not_the_engine(
-    backend: Make, foreign: Foreign  # noqa: F811
+    backend: Make,
+    foreign: Foreign,
 ) -> None:
     row = backend("vllm")
     theirs = foreign.vllm(port_of(row))
@@ -187,7 +198,9 @@ def test_another_program_on_the_port_afterwards_is_not_the_engine(
 
 
 def test_an_attached_engine_that_hangs_is_degraded_and_stays_attached(
-    backend: Make, foreign: Foreign, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+    backend: Make,
+    foreign: Foreign,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("backends.observer.PROBE_TIMEOUT", 0.1)
     row = backend("vllm")
@@ -203,7 +216,7 @@ def test_an_attached_engine_that_hangs_is_degraded_and_stays_attached(
     observe_until(observer, lambda: attached("vllm"), "ready again")
 
 
-def test_a_strangers_web_server_is_not_taken_for_an_engine(backend: Make, foreign: Foreign) -> None:  # noqa: F811
+def test_a_strangers_web_server_is_not_taken_for_an_engine(backend: Make, foreign: Foreign) -> None:
     for name in ("vllm", "ollama"):
         row = backend(name)
         foreign.stranger(port_of(row))
@@ -247,13 +260,15 @@ def test_other_servers_of_openais_api_are_not_taken_for_vllm(answers: str) -> No
         other.wait()
 
 
-def test_an_engine_is_attached_at_loopback_addresses_only(backend: Make, foreign: Foreign) -> None:  # noqa: F811
+def test_an_engine_is_attached_at_loopback_addresses_only(backend: Make, foreign: Foreign) -> None:
     row = backend("vllm", host="192.0.2.7")
     foreign.vllm(port_of(row))
     assert watching.take_up(row) is None
 
 
-def test_a_vllm_that_wants_another_key_is_seen_and_not_attached(backend: Make, foreign: Foreign) -> None:  # noqa: F811
+def test_a_vllm_that_wants_another_key_is_seen_and_not_attached(
+    backend: Make, foreign: Foreign
+) -> None:
     row = backend("vllm")
     foreign.vllm(port_of(row), "fake-model", "--api-key", "their-own-key")
     observer = Observer()
@@ -262,7 +277,9 @@ def test_a_vllm_that_wants_another_key_is_seen_and_not_attached(backend: Make, f
     found = selectors.detect()["vllm"]
     assert not found["running"]
     assert "set its apiKey" in found["reason"]
-    services.backend_configure(actor=Actor.system(), name="vllm", options={"apiKey": "their-own-key"})
+    services.backend_configure(
+        actor=Actor.system(), name="vllm", options={"apiKey": "their-own-key"}
+    )
     observe_until(observer, lambda: attached("vllm"), "attached with the key")
 
 
@@ -285,7 +302,9 @@ def test_a_start_of_ours_that_the_database_lost_is_adopted_and_not_attached(
     services.backend_start(actor=owner_actor, name="fake", foreground=True)
     ours.run()
     instance_id = ours.row.instance_id
-    Backend.objects.filter(name="fake").update(state=State.STOPPED, instance_id="", endpoint="", model="")
+    Backend.objects.filter(name="fake").update(
+        state=State.STOPPED, instance_id="", endpoint="", model=""
+    )
     observe_until(Observer(), lambda: ours.row.state == State.READY, "adopted")
     assert (ours.row.instance_id, ours.row.attached) == (instance_id, False)
     assert Event.objects.filter(event="backend.adopted").exists()
@@ -300,7 +319,9 @@ def test_a_start_of_ours_that_the_database_lost_is_adopted_and_not_attached(
 
 
 def test_a_start_of_an_attached_vllm_does_nothing_but_make_it_the_active_one(
-    backend: Make, foreign: Foreign, owner_actor: Actor  # noqa: F811
+    backend: Make,
+    foreign: Foreign,
+    owner_actor: Actor,
 ) -> None:
     row = backend("vllm")
     backend("ollama")
@@ -314,7 +335,9 @@ def test_a_start_of_an_attached_vllm_does_nothing_but_make_it_the_active_one(
 
 
 def test_an_attached_vllm_is_not_given_another_model(
-    backend: Make, foreign: Foreign, owner_actor: Actor  # noqa: F811
+    backend: Make,
+    foreign: Foreign,
+    owner_actor: Actor,
 ) -> None:
     row = backend("vllm")
     theirs = foreign.vllm(port_of(row), "their-model")
@@ -329,12 +352,17 @@ def test_an_attached_vllm_is_not_given_another_model(
 
 @pytest.mark.parametrize("ask", [services.backend_stop, services.backend_restart])
 def test_stop_and_restart_of_an_attached_vllm_are_refused_at_once_and_say_whose_it_is(
-    backend: Make, foreign: Foreign, owner_actor: Actor, ask: Callable[..., Operation]  # noqa: F811
+    backend: Make,
+    foreign: Foreign,
+    owner_actor: Actor,
+    ask: Callable[..., Operation],
 ) -> None:
     row = backend("vllm")
     theirs = foreign.vllm(port_of(row))
     watching.take_up_all()
-    with pytest.raises(EngineAttached, match=f"started by somebody else .pid {theirs.pid}, user ") as refused:
+    with pytest.raises(
+        EngineAttached, match=f"started by somebody else .pid {theirs.pid}, user "
+    ) as refused:
         ask(actor=owner_actor, name="vllm", foreground=True)
     assert (refused.value.status, refused.value.code) == (409, "attached")
     assert Event.objects.filter(event__contains="refused", target_id="vllm").exists()
@@ -342,7 +370,9 @@ def test_stop_and_restart_of_an_attached_vllm_are_refused_at_once_and_say_whose_
     assert lives(theirs)
 
 
-def test_stop_by_rest_is_409_and_the_engine_serves_on(backend: Make, foreign: Foreign, owner: User) -> None:  # noqa: F811
+def test_stop_by_rest_is_409_and_the_engine_serves_on(
+    backend: Make, foreign: Foreign, owner: User
+) -> None:
     row = backend("vllm")
     theirs = foreign.vllm(port_of(row))
     observer = Observer()
@@ -357,7 +387,10 @@ def test_stop_by_rest_is_409_and_the_engine_serves_on(backend: Make, foreign: Fo
 
 
 def test_a_stop_that_nobody_could_refuse_at_once_fails_and_the_engine_serves_on(
-    backend: Make, foreign: Foreign, owner_actor: Actor, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+    backend: Make,
+    foreign: Foreign,
+    owner_actor: Actor,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     row = backend("vllm")
     theirs = foreign.vllm(port_of(row))
@@ -373,7 +406,9 @@ def test_a_stop_that_nobody_could_refuse_at_once_fails_and_the_engine_serves_on(
 
 
 def test_a_switch_away_from_an_attached_vllm_is_refused_before_anything_is_touched(
-    backend: Make, foreign: Foreign, owner_actor: Actor  # noqa: F811
+    backend: Make,
+    foreign: Foreign,
+    owner_actor: Actor,
 ) -> None:
     row, other = backend("vllm"), backend("ollama")
     theirs = foreign.vllm(port_of(row))
@@ -390,7 +425,11 @@ def test_a_switch_away_from_an_attached_vllm_is_refused_before_anything_is_touch
 
 
 def test_a_vllm_of_a_service_is_stopped_through_it(
-    backend: Make, foreign: Foreign, systemd: Systemd, owner_actor: Actor, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+    backend: Make,
+    foreign: Foreign,
+    systemd: Systemd,
+    owner_actor: Actor,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     row = backend("vllm")
     theirs = foreign.vllm(port_of(row))
@@ -409,7 +448,8 @@ def test_a_vllm_of_a_service_is_stopped_through_it(
 
 
 def test_an_attached_ollama_shows_the_model_in_memory_else_the_configured_one(
-    backend: Make, foreign: Foreign  # noqa: F811
+    backend: Make,
+    foreign: Foreign,
 ) -> None:
     row = backend("ollama", model="configured:1b")
     foreign.ollama(port_of(row))
@@ -421,7 +461,9 @@ def test_an_attached_ollama_shows_the_model_in_memory_else_the_configured_one(
 
 
 def test_a_start_of_an_attached_ollama_loads_the_model(
-    backend: Make, foreign: Foreign, owner_actor: Actor  # noqa: F811
+    backend: Make,
+    foreign: Foreign,
+    owner_actor: Actor,
 ) -> None:
     row = backend("ollama")
     fake_ollama.add_model(foreign.store, "other:1b")
@@ -441,7 +483,9 @@ def test_a_start_of_an_attached_ollama_loads_the_model(
 
 
 def test_a_stop_of_an_attached_ollama_unloads_its_models_and_says_that_it_stays(
-    backend: Make, foreign: Foreign, owner_actor: Actor  # noqa: F811
+    backend: Make,
+    foreign: Foreign,
+    owner_actor: Actor,
 ) -> None:
     row = backend("ollama")
     theirs = foreign.ollama(port_of(row))
@@ -468,7 +512,9 @@ def test_a_stop_of_an_attached_ollama_unloads_its_models_and_says_that_it_stays(
 
 
 def test_a_parked_ollama_that_goes_away_is_stopped(
-    backend: Make, foreign: Foreign, owner_actor: Actor  # noqa: F811
+    backend: Make,
+    foreign: Foreign,
+    owner_actor: Actor,
 ) -> None:
     row = backend("ollama")
     theirs = foreign.ollama(port_of(row))
@@ -480,7 +526,10 @@ def test_a_parked_ollama_that_goes_away_is_stopped(
 
 
 def test_a_switch_parks_an_attached_ollama_and_a_switch_back_loads_it_again(
-    backend: Make, fake: Callable[..., FakeBackend], foreign: Foreign, owner_actor: Actor  # noqa: F811
+    backend: Make,
+    fake: Callable[..., FakeBackend],
+    foreign: Foreign,
+    owner_actor: Actor,
 ) -> None:
     row, ours = backend("ollama"), fake()
     theirs = foreign.ollama(port_of(row))
@@ -499,7 +548,10 @@ def test_a_switch_parks_an_attached_ollama_and_a_switch_back_loads_it_again(
 
 
 def test_a_switch_that_fails_has_the_attached_ollama_serve_again(
-    backend: Make, fake: Callable[..., FakeBackend], foreign: Foreign, owner_actor: Actor  # noqa: F811
+    backend: Make,
+    fake: Callable[..., FakeBackend],
+    foreign: Foreign,
+    owner_actor: Actor,
 ) -> None:
     row = backend("ollama")
     fake(arguments="--behaviour exit=error")
@@ -513,7 +565,10 @@ def test_a_switch_that_fails_has_the_attached_ollama_serve_again(
 
 
 def test_a_model_that_does_not_leave_memory_fails_the_stop_and_ollama_serves_on(
-    backend: Make, foreign: Foreign, owner_actor: Actor, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+    backend: Make,
+    foreign: Foreign,
+    owner_actor: Actor,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     row = backend("ollama", stopTimeoutSeconds=1)
     foreign.ollama(port_of(row))
@@ -531,7 +586,10 @@ def test_a_model_that_does_not_leave_memory_fails_the_stop_and_ollama_serves_on(
 
 
 def test_the_service_of_ollama_is_stopped_through_systemd_where_that_lets_us(
-    backend: Make, foreign: Foreign, systemd: Systemd, owner_actor: Actor  # noqa: F811
+    backend: Make,
+    foreign: Foreign,
+    systemd: Systemd,
+    owner_actor: Actor,
 ) -> None:
     row = backend("ollama")
     theirs = foreign.ollama(port_of(row))
@@ -545,7 +603,10 @@ def test_the_service_of_ollama_is_stopped_through_systemd_where_that_lets_us(
 
 
 def test_where_systemd_does_not_let_us_ollama_is_unloaded_and_stays(
-    backend: Make, foreign: Foreign, systemd: Systemd, owner_actor: Actor  # noqa: F811
+    backend: Make,
+    foreign: Foreign,
+    systemd: Systemd,
+    owner_actor: Actor,
 ) -> None:
     row = backend("ollama")
     theirs = foreign.ollama(port_of(row))
@@ -560,7 +621,10 @@ def test_where_systemd_does_not_let_us_ollama_is_unloaded_and_stays(
 
 
 def test_a_stopped_service_is_how_ollama_is_started_where_it_is_enabled(
-    backend: Make, foreign: Foreign, systemd: Systemd, owner_actor: Actor  # noqa: F811
+    backend: Make,
+    foreign: Foreign,
+    systemd: Systemd,
+    owner_actor: Actor,
 ) -> None:
     row = backend("ollama")
     systemd.ollama(foreign, port_of(row))
@@ -577,8 +641,8 @@ def test_a_stopped_service_is_how_ollama_is_started_where_it_is_enabled(
 
 
 @pytest.mark.parametrize("facts", [{"refuses": True}, {"state": "disabled"}])
-def test_where_the_service_cannot_be_started_or_is_not_how_it_runs_ours_is(
-    backend: Make, foreign: Foreign, systemd: Systemd, owner_actor: Actor,  # noqa: F811
+def test_where_the_service_cannot_be_started_or_is_not_how_it_runs_ours_is(  # noqa: PLR0917
+    backend: Make, foreign: Foreign, systemd: Systemd, owner_actor: Actor,
     monkeypatch: pytest.MonkeyPatch, facts: dict[str, Any],
 ) -> None:  # fmt: skip
     row = backend("ollama", modelsDir=str(foreign.store))
@@ -592,7 +656,10 @@ def test_where_the_service_cannot_be_started_or_is_not_how_it_runs_ours_is(
 
 
 def test_neither_the_service_nor_our_own_says_both_reasons(
-    backend: Make, foreign: Foreign, systemd: Systemd, owner_actor: Actor  # noqa: F811
+    backend: Make,
+    foreign: Foreign,
+    systemd: Systemd,
+    owner_actor: Actor,
 ) -> None:
     row = backend("ollama")
     systemd.ollama(foreign, port_of(row), refuses=True)
@@ -605,7 +672,9 @@ def test_neither_the_service_nor_our_own_says_both_reasons(
 
 
 def test_a_program_in_the_unit_of_another_is_not_stopped_with_it(
-    foreign: Foreign, systemd: Systemd, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+    foreign: Foreign,
+    systemd: Systemd,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     theirs = foreign.vllm(free_port())
     systemd.unit("cron.service", [], {}, pid=os.getpid())
@@ -617,7 +686,7 @@ def test_a_program_in_the_unit_of_another_is_not_stopped_with_it(
 
 
 @pytest.mark.parametrize("name", ["--now.service", "a b.service", "x.socket", "../x.service"])
-def test_nothing_but_the_name_of_a_service_reaches_systemctl(name: str, systemd: Systemd) -> None:  # noqa: F811
+def test_nothing_but_the_name_of_a_service_reaches_systemctl(name: str, systemd: Systemd) -> None:
     assert units.facts(units.Unit(name)) is None
     assert systemd.calls() == []
 
@@ -625,7 +694,7 @@ def test_nothing_but_the_name_of_a_service_reaches_systemctl(name: str, systemd:
 # --- the end of the site --------------------------------------------------------------------------------
 
 
-def test_the_end_of_the_site_leaves_attached_engines_alone(backend: Make, foreign: Foreign) -> None:  # noqa: F811
+def test_the_end_of_the_site_leaves_attached_engines_alone(backend: Make, foreign: Foreign) -> None:
     departure = site_engines.Departure(site_engines.running_instances(), lambda _line: None)
     rows = backend("vllm"), backend("ollama")
     theirs = [foreign.vllm(port_of(rows[0])), foreign.ollama(port_of(rows[1]))]

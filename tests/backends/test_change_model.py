@@ -27,6 +27,8 @@ from tests.fakes import fake_ollama
 pytestmark = pytest.mark.process
 Make = Callable[..., FakeBackend]
 OTHER = "other:1b"
+STEPS_RESTART = ["preflight", "hold", "drain", "release", "start", "warm", "commit", "resume"]
+STEPS_LOAD = ["preflight", "hold", "drain", "load", "warm", "unload", "commit", "resume"]
 
 
 def change(actor: Actor, model: str, name: str = "fake") -> Operation:
@@ -34,7 +36,8 @@ def change(actor: Actor, model: str, name: str = "fake") -> Operation:
 
 
 def started(make: Make, actor: Actor, **options: Any) -> FakeBackend:
-    backend = make(**options)
+    backend = make()
+    services.backend_configure(actor=actor, name="fake", options=options)
     services.backend_start(actor=actor, name="fake", foreground=True)
     backend.run()
     assert backend.row.state == State.READY
@@ -51,7 +54,7 @@ def test_vllms_kind_is_restarted_with_the_new_model_and_keeps_it(
     row = change(owner_actor, "other-model")
     backend.run()
     assert ended(row).state == OperationState.SUCCEEDED, ended(row).error
-    assert step_names(row) == ["preflight", "drain", "release", "start", "warm", "commit"]
+    assert step_names(row) == STEPS_RESTART
     serves(backend, "other-model")
     assert backend.row.options["model"] == "other-model"
 
@@ -239,7 +242,7 @@ def test_ollama_loads_the_new_model_and_unloads_the_old_one_in_the_same_process(
     row = change(owner_actor, OTHER, "ollama")
     run()
     assert ended(row).state == OperationState.SUCCEEDED, ended(row).error
-    assert step_names(row) == ["preflight", "drain", "load", "warm", "unload", "commit"]
+    assert step_names(row) == STEPS_LOAD
     assert (here().state, here().model, loaded()) == (State.READY, OTHER, [OTHER])
     assert server() == pid
     assert here().options["model"] == OTHER

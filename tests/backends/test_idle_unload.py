@@ -117,7 +117,7 @@ def test_while_the_broker_is_away_nobody_is_idle(
     with monkeypatch.context() as patch:
         patch.setattr(bus, "redis_client", away)
         assert seen.idle_seconds(idle.row) is None
-        assert leases.gate_close_if_idle("fake") is False
+        assert leases.gate_hold_if_idle("fake") is False
 
 
 def test_a_request_in_flight_makes_it_give_up(idle: FakeBackend, owner_actor: Actor) -> None:
@@ -154,7 +154,7 @@ def test_of_a_request_and_an_unload_at_the_same_moment_one_wins(idle: FakeBacken
             return False
 
     async def both() -> tuple[bool, bool]:
-        closing = asyncio.to_thread(leases.gate_close_if_idle, "fake")
+        closing = asyncio.to_thread(leases.gate_hold_if_idle, "fake")
         answers = await asyncio.gather(request(), closing)
         return answers[0], answers[1]
 

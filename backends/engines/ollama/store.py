@@ -85,7 +85,7 @@ def _layers(manifest: Path) -> list[tuple[str, int]]:
             content = json.loads(file.read(_MANIFEST_MAX))
         parts: list[dict[str, Any]] = [*content["layers"], content["config"]]
         return [(str(part["digest"]), int(part["size"])) for part in parts]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return []
 
 

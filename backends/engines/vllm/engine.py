@@ -15,6 +15,7 @@ from backends.engines.base import (
     Problem,
     Progress,
     RunningServer,
+    Standby,
     Target,
     Transfer,
     never,
@@ -25,6 +26,7 @@ from backends.engines.vllm import (
     client,
     command,
     estimate,
+    fast_start,
     install,
     installation,
     library,
@@ -65,9 +67,18 @@ class VllmEngine(Engine):
     def launch(self, options: VllmOptions) -> Launch:
         """Build the command; raises ``EngineNotInstalled``."""
         try:
-            return command.launch(options, installation.find())
+            found = installation.find()
+            return fast_start.fast(command.launch(options, found), found)
         except installation.NotFoundError as error:
             raise EngineNotInstalled(str(error)) from error
+
+    def standby(self, options: VllmOptions) -> Standby | None:
+        """Return a launcher that has imported vLLM, where the launcher knows the installed version."""
+        try:
+            found = installation.find()
+        except installation.NotFoundError:
+            return None
+        return fast_start.standby(command.launch(options, found), found)
 
     def running(self, options: VllmOptions, *, timeout: float) -> RunningServer | None:
         """Look for a server at the endpoint, whoever started it."""

@@ -202,6 +202,14 @@ class VllmOptions(Options):
         json_schema_extra=facts("Chat"),
     )
 
+    standby: bool = Field(
+        default=False,
+        title="Keep a launcher warm",
+        description="Keep a process waiting that has vLLM imported already, for a start in a third of the "
+        "time. It holds no GPU memory, and 0.6 to 1 GiB of the machine's own.",
+        json_schema_extra=facts("GPU and switching", restart=False),
+    )
+
     startTimeoutSeconds: int = Field(
         default=600,
         ge=10,

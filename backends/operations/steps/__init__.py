@@ -8,7 +8,7 @@ from backends.operations.steps import attached
 from backends.operations.steps.checking import preflight
 from backends.operations.steps.library import delete, download
 from backends.operations.steps.loading import load, undo_load, unload
-from backends.operations.steps.parking import release
+from backends.operations.steps.parking import finish_unload, release
 from backends.operations.steps.settling import settle
 from backends.operations.steps.starting import commit, resume, start, warm
 from backends.operations.steps.stopping import drain, hold
@@ -21,6 +21,7 @@ __all__ = [
     "download",
     "drain",
     "finish_stop",
+    "finish_unload",
     "hold",
     "load",
     "preflight",

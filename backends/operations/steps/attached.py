@@ -193,9 +193,10 @@ def start(ctx: Context) -> bool:
         unit = foreign.service_to_start(backend) if backend.state in lifecycle.FINDABLE else None
         if unit is None or not _start_service(ctx, unit):
             return False
-    elif backend.state == State.STARTING:
-        _await_answer(ctx)
     _serve(ctx)
+    if ctx.backend.state == State.STARTING:
+        version = _await_answer(ctx).version
+        services.backend_transition(actor=ctx.actor, name=ctx.name, to=State.READY, version=version)
     return True
 
 
@@ -220,7 +221,6 @@ def _start_service(ctx: Context, unit: systemd.Unit) -> bool:
         services.step_message(ctx.operation, ctx.step, said)
         _check_own(ctx, unit, refused)
         return False
-    _await_answer(ctx)
     return True
 
 
@@ -233,14 +233,15 @@ def _check_own(ctx: Context, unit: systemd.Unit, refused: str) -> None:
         raise StartFailed(msg)
 
 
-def _await_answer(ctx: Context) -> None:
+def _await_answer(ctx: Context) -> foreign.Server:
     deadline = time.monotonic() + ANSWER_SECONDS
-    while foreign.find(ctx.backend) is None:
+    while (server := foreign.find(ctx.backend)) is None:
         ctx.checkpoint()
         if time.monotonic() > deadline:
             msg = f"{ctx.engine.title}'s service was started, and does not answer after {ANSWER_SECONDS:.0f} s."
             raise StartFailed(msg)
         time.sleep(POLL_SECONDS)
+    return server
 
 
 def _serve(ctx: Context) -> None:
@@ -249,6 +250,8 @@ def _serve(ctx: Context) -> None:
     if not ctx.engine.capabilities.many_models:
         return
     model = _wanted(ctx)
+    if backend.state == State.STARTING:
+        _await_answer(ctx)
     if _is_loaded_at_start(ctx):
         _load(ctx, model)
     if backend.state == State.PARKED:

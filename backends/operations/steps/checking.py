@@ -11,7 +11,8 @@ from backends.models import Backend, OperationKind
 from backends.operations.context import Context
 from backends.operations.steps import attached, gpu_guard
 from backends.operations.steps.fitting import refuse_what_cannot_fit
-from backends.operations.steps.parking import squatter
+from backends.operations.steps.parking import is_parked, squatter
+from backends.operations.steps.spawning import begin_ahead
 
 
 def preflight(ctx: Context) -> None:
@@ -42,6 +43,8 @@ def preflight(ctx: Context) -> None:
     gpu_guard.check_free(ctx, launch)
     _check_port(ctx, backend, launch)
     refuse_what_cannot_fit(ctx)
+    if ctx.change == Change.RESTART and not is_parked(ctx):
+        begin_ahead(ctx)
 
 
 def _runs_as_asked(ctx: Context, backend: Backend, launch: Launch) -> bool:

@@ -1,5 +1,6 @@
 """What the steps do about GPU leases and memory, for whoever starts, stops or parks an engine."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from backends import gpu_holders, memory, services, supervisor
@@ -49,10 +50,10 @@ def _shares(ctx: Context) -> bool:
     return bool(getattr(ctx.options, "shareGpu", False))
 
 
-def spawn(ctx: Context, inst: supervisor.Instance, launch: Launch) -> None:
+def spawn(ctx: Context, inst: supervisor.Instance, begin: Callable[[], None]) -> None:
     """Start the process under the lease, and never leave one running that was started without it.
 
-    The number is looked at before and after: a runner that was held up in between (a stopped machine,
+    ``begin`` makes the process of ``inst``, or makes one that waits go on. The number is looked at before and after: a runner that was held up in between (a stopped machine,
     a slow disk) may have lost its operation meanwhile.
 
     Raises:
@@ -60,7 +61,7 @@ def spawn(ctx: Context, inst: supervisor.Instance, launch: Launch) -> None:
         StartFailed: its process could not be made.
     """
     services.gpu_lease_check(backend=ctx.name, fencing=ctx.fencing)
-    supervisor.spawn(inst, launch)
+    begin()
     try:
         services.gpu_lease_check(backend=ctx.name, fencing=ctx.fencing)
     except OperationLost:

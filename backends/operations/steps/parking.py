@@ -5,6 +5,7 @@ stopped, and on its way back started anew. Nobody has to know which it was.
 """
 
 import logging
+from dataclasses import replace
 from typing import Final
 
 import httpx
@@ -12,7 +13,7 @@ import httpx
 from accounts.errors import MhError
 from backends import leases, selectors, services, supervisor
 from backends.errors import OperationCancelled, OperationLost
-from backends.launch_spec import Change
+from backends.launch_spec import WAKING, Change
 from backends.lifecycle import State
 from backends.memory import Held
 from backends.models import Backend, OperationKind, StartKind
@@ -26,8 +27,6 @@ logger = logging.getLogger(__name__)
 PARK_SECONDS: Final = 30.0
 #: Kinds after which the backend may be wanted again as it was.
 _PARKING_KINDS: Final = frozenset({OperationKind.SWITCH, OperationKind.UNLOAD})
-#: How ``supervisor.new_instance`` writes the time of a start.
-_INSTANCE_TIME: Final = "%y%m%dT%H%M%S%f"
 
 
 def release(ctx: Context) -> None:
@@ -88,15 +87,8 @@ def _memory_is_back(leaving: Context, held: Held) -> None:
 def is_parked(ctx: Context) -> bool:
     """Return whether the backend is parked, or was and is being woken by a runner before this one."""
     backend = ctx.backend
-    if backend.state == State.PARKED:
-        return True
-    began = ctx.operation.started_at
-    return (
-        backend.state == State.STARTING
-        and bool(backend.instance_id)
-        and began is not None
-        and backend.instance_id < began.strftime(_INSTANCE_TIME)
-    )
+    waking = WAKING in (backend.started_options or {})
+    return backend.state == State.PARKED or (backend.state == State.STARTING and waking)
 
 
 def unparked(ctx: Context) -> bool:
@@ -127,8 +119,9 @@ def _is_usable(ctx: Context) -> bool:
 def _wake(ctx: Context) -> bool:
     backend, launch = ctx.backend, ctx.launch
     services.backend_transition(actor=ctx.actor, name=backend.name, to=State.STARTING)
+    started = ctx.started_options
     services.backend_update(
-        name=backend.name, model=launch.served_model, started_options=ctx.started_options
+        name=backend.name, model=launch.served_model, started_options=started | {WAKING: True}
     )
     leases.gate_open(backend.name)
     ctx.spawned = True
@@ -143,8 +136,21 @@ def _wake(ctx: Context) -> bool:
     except (MhError, httpx.HTTPError, OSError, ValueError, NotImplementedError) as exc:
         logger.warning("%s does not wake and is started anew: %s", backend.name, exc)
         return False
+    services.backend_update(name=backend.name, started_options=started)
     ctx.start_kind = StartKind.UNPARK
     return True
+
+
+def may_be_parked(ctx: Context, old: Context) -> bool:
+    """Return whether ``old``, which drains, may have been parked by a runner that did not come to say so."""
+    begun = ctx.operation.steps.filter(name="release").exists()
+    return begun and old.backend.state == State.DRAINING and _may_park(ctx, old)
+
+
+def finish_unload(ctx: Context) -> None:
+    """Give the memory back after all, where an unload was ended in the middle of that."""
+    if ctx.backend.state in {State.DRAINING, State.STOPPING}:
+        release(replace(ctx, deaf=True))
 
 
 def _watch(ctx: Context) -> "_Watch":

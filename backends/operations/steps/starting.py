@@ -13,7 +13,7 @@ from backends.lifecycle import State
 from backends.models import Backend
 from backends.operations.context import Context
 from backends.operations.steps import attached, gpu_guard, parking
-from backends.operations.steps.stopping import release_one
+from backends.operations.steps.spawning import spawn, spawn_plainly
 from backends.words import exit_in_words
 
 #: Seconds between two looks at whether a starting engine is ready (FAULTS 48).
@@ -39,9 +39,15 @@ def start(ctx: Context) -> None:
         if parking.unparked(ctx):
             return
     gpu_guard.take(ctx, launch)
-    inst = _spawned_before(ctx.backend, ctx) or _spawn(ctx, launch)
+    inst = _spawned_before(ctx.backend, ctx) or spawn(ctx, launch)
     ctx.spawned = True
-    _wait_until_ready(ctx, inst, launch)
+    try:
+        _wait_until_ready(ctx, inst, launch)
+    except StartFailed:
+        again = spawn_plainly(ctx, inst, launch)
+        if again is None:
+            raise
+        _wait_until_ready(ctx, again, launch)
 
 
 def begin(ctx: Context) -> None:
@@ -56,34 +62,6 @@ def _spawned_before(backend: Backend, ctx: Context) -> supervisor.Instance | Non
     if backend.state != State.STARTING or inst is None:
         return None
     return inst if supervisor.inspect(inst).alive else None
-
-
-def _spawn(ctx: Context, launch: Launch) -> supervisor.Instance:
-    backend = ctx.backend
-    for stray in supervisor.find(ctx.home, backend.name):
-        supervisor.stop(stray, grace=launch.stop_timeout)
-    if (parked := parking.squatter(ctx, launch.port)) is not None:
-        release_one(ctx.on(parked.name))
-    inst = supervisor.new_instance(ctx.home, backend.name)
-    facts: dict[str, Any] = {
-        "instance_id": inst.instance_id,
-        "endpoint": launch.endpoint,
-        "model": launch.served_model,
-        "started_options": ctx.started_options,
-    }
-    with services.gpu_lease_held(backend=backend.name, fencing=ctx.fencing):
-        if backend.state == State.STARTING:
-            services.backend_update(name=backend.name, **facts)
-        elif not services.backend_transition(
-            actor=ctx.actor, name=backend.name, to=State.STARTING, **facts
-        ):
-            msg = f"{ctx.engine.title} is {backend.state} and cannot be started now."
-            raise StartFailed(msg)
-    leases.gate_open(backend.name)
-    ctx.spawned = True
-    gpu_guard.spawn(ctx, inst, launch)
-    supervisor.prune(ctx.home, backend.name)
-    return inst
 
 
 def _wait_until_ready(ctx: Context, inst: supervisor.Instance, launch: Launch) -> None:

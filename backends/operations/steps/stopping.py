@@ -58,6 +58,7 @@ def release_one(ctx: Context) -> None:
         leases.gate_open(backend.name)
         return
     inst = ctx.instance
+    gpu_guard.still_ours(ctx)
     services.backend_transition(actor=ctx.actor, name=backend.name, to=State.STOPPING)
     cut_requests(backend.name)
     ctx.say(f"stopping {ctx.engine.title}", 0.3)
@@ -87,6 +88,6 @@ def stop_instances(ctx: Context, current: supervisor.Instance | None) -> None:
     instances = supervisor.find(ctx.home, ctx.name)
     if current is not None and current not in instances:
         instances.append(current)
-    grace = ctx.launch.stop_timeout
+    grace = float(getattr(ctx.options, "stopTimeoutSeconds", 10))  # its program may be gone by now
     for inst in instances:
         supervisor.stop(inst, grace=grace)

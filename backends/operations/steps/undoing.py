@@ -7,7 +7,7 @@ from backends import leases, services
 from backends.errors import OperationCancelled, OperationLost, StartFailed, StopFailed
 from backends.lifecycle import State, is_alive, is_serving
 from backends.operations.context import Context
-from backends.operations.steps import attached, gpu_guard
+from backends.operations.steps import attached, gpu_guard, parking
 from backends.operations.steps.starting import commit, start, warm
 from backends.operations.steps.stopping import release_one, stop_instances
 
@@ -58,7 +58,10 @@ def restore(ctx: Context) -> str:
     if old is None:
         return ""
     backend = old.backend
-    if backend.state == State.DRAINING:
+    if parking.may_be_parked(ctx, old):
+        services.backend_transition(actor=old.actor, name=old.name, to=State.PARKED)
+        _start_again(old)
+    elif backend.state == State.DRAINING:
         services.backend_undrain(actor=old.actor, name=old.name)
     elif not is_serving(State(backend.state)):
         _start_again(old)

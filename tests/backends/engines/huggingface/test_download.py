@@ -203,7 +203,13 @@ def test_the_token_that_a_login_left_is_used(
 @pytest.mark.parametrize(
     ("change", "token", "kind", "code", "words"),
     [
-        ({"name": "lab/none"}, "", UnknownModel, "model_not_found", "no model “lab/none”.*HF_TOKEN"),
+        (
+            {"name": "lab/none"},
+            "",
+            UnknownModel,
+            "model_not_found",
+            "no model “lab/none”.*HF_TOKEN",
+        ),
         ({"name": "lab/none"}, TOKEN, UnknownModel, "model_not_found", "private to others"),
         ({"private": True}, "", UnknownModel, "model_not_found", "set HF_TOKEN"),
         ({"gated": True}, "", PullFailed, "model_gated", "Accept the terms at .*lab/tiny"),
@@ -232,9 +238,7 @@ def test_a_refusal_says_what_to_do(
     assert names(tmp_path) == []
 
 
-def test_no_hub_is_said_so(
-    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_hub_is_said_so(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(PullFailed, match="127.0.0.1:9 cannot be reached"):
         fetch(tmp_path)
@@ -331,9 +335,7 @@ def test_two_downloads_of_one_file_do_not_write_into_each_other(
     hub.habits = Habits(hang_after=0)
     waiting = threading.Event()
     first = threading.Thread(
-        target=lambda: pytest.raises(
-            OperationCancelled, fetch, tmp_path, cancelled=waiting.is_set
-        )
+        target=lambda: pytest.raises(OperationCancelled, fetch, tmp_path, cancelled=waiting.is_set)
     )
     first.start()
     try:

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from backends.engines import nvidia
 from backends.engines.vllm import VllmEngine, VllmOptions
 from backends.engines.vllm.command import cpu_kv_cache_gib, launch
 from backends.engines.vllm.installation import Installation
@@ -142,3 +143,21 @@ def test_limits_and_address_are_the_callers_to_keep() -> None:
 def test_without_an_installation_the_engine_says_so() -> None:
     with pytest.raises(EngineNotInstalled, match="mh vllm install"):
         VllmEngine().launch(VllmOptions())
+
+
+def test_chosen_gpus_are_the_only_ones_it_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvidia, "gpu_count", lambda: 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    made = launch(VllmOptions(gpus=(3, 1), tensorParallelSize=2), CUDA)
+    assert made.env["CUDA_VISIBLE_DEVICES"] == "1,3"
+    assert made.gpus == (1, 3)
+    default = launch(VllmOptions(tensorParallelSize=2), CUDA)
+    assert "CUDA_VISIBLE_DEVICES" not in default.env
+    assert default.gpus == (0, 1)
+
+
+def test_the_cpu_build_uses_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvidia, "gpu_count", lambda: 4)
+    made = launch(VllmOptions(gpus=(0,)), CPU)
+    assert made.gpus == ()
+    assert "CUDA_VISIBLE_DEVICES" not in made.env

@@ -146,3 +146,15 @@ def test_several_problems_are_told_at_once(cache: Path, make_model: MakeModel) -
     make_model(cache / "models" / "m")
     found = problems(model="m", host="0.0.0.0", maxModelLen=4096, tensorParallelSize=3)
     assert {problem.option for problem in found} == {"host", "maxModelLen", "tensorParallelSize"}
+
+
+@pytest.mark.usefixtures("cuda")
+def test_gpus_that_are_not_there_or_too_few_are_a_problem(
+    cache: Path, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nvidia, "gpu_count", lambda: 2)
+    make_model(cache / "models" / "m")
+    assert problems(model="m", gpus=(0, 1), tensorParallelSize=2) == []
+    assert the_problem(model="m", gpus=(2,)).option == "gpus"
+    few = the_problem(model="m", gpus=(1,), tensorParallelSize=2)
+    assert "split over 2" in few.message
