@@ -246,6 +246,8 @@ class Target:
     endpoint: str
     served_model: str = ""
     api_key: str = field(default="", repr=False)
+    #: The options it runs with, where the caller knows them: how deep to sleep, which names to expect.
+    options: Any = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -481,8 +483,23 @@ class Engine(ABC):
         """
         raise NotImplementedError(self._cannot(f"unload {model}"))
 
+    def can_park(self, options: Any) -> bool:  # noqa: ARG002
+        """Say whether an engine started with ``options`` could be parked.
+
+        ``capabilities.park`` says that this kind of engine can; one that needs an option or a certain
+        build for it looks here. Called at any time; takes under 100 ms; no network.
+        """
+        return self.capabilities.park
+
     def park(self, target: Target, *, timeout: float) -> None:
-        """Give all memory back and stay alive (``capabilities.park``); raises ``StopFailed``."""
+        """Give all memory back and stay alive, verified (``can_park``).
+
+        Whether the memory is really back is the caller's to check. A parked engine may still look
+        healthy; it must not be asked anything but ``unpark``.
+
+        Raises:
+            StopFailed: it cannot, or did not within ``timeout`` seconds; stop it instead.
+        """
         raise NotImplementedError(self._cannot("be parked"))
 
     def unpark(

@@ -305,6 +305,11 @@ class Config:
         return _positive(self.text.get("num_attention_heads")) or _positive(self.text.get("n_head"))
 
     @property
+    def layers(self) -> int | None:
+        """Number of layers."""
+        return _positive(self.text.get("num_hidden_layers")) or _positive(self.text.get("n_layer"))
+
+    @property
     def quantization(self) -> str | None:
         """How the weights are packed, as the model says."""
         for holder in (self.raw, self.text):

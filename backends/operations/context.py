@@ -175,6 +175,7 @@ class Context:
             endpoint=launch.endpoint,
             served_model=launch.served_model,
             api_key=str(getattr(self.options, "apiKey", None) or ""),
+            options=self.options,
         )
 
     @property

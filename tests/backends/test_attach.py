@@ -641,7 +641,7 @@ def test_a_stopped_service_is_how_ollama_is_started_where_it_is_enabled(
 
 
 @pytest.mark.parametrize("facts", [{"refuses": True}, {"state": "disabled"}])
-def test_where_the_service_cannot_be_started_or_is_not_how_it_runs_ours_is(  # noqa: PLR0917
+def test_where_the_service_cannot_be_started_or_is_not_how_it_runs_ours_is(
     backend: Make, foreign: Foreign, systemd: Systemd, owner_actor: Actor,
     monkeypatch: pytest.MonkeyPatch, facts: dict[str, Any],
 ) -> None:  # fmt: skip

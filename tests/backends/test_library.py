@@ -1,6 +1,5 @@
 """Downloads and deletions of vLLM's models, as operations and over REST, from a (fake) Hub into a cache."""
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ ROOT = "/api/llm-backend"
 def vllm(
     transactional_db: None,
     clean_broker: Any,
-    hub: FakeHub,  # noqa: F811
+    hub: FakeHub,
     settings: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -103,7 +102,7 @@ def test_the_cache_folder_of_the_options_is_filled_and_its_revision_used(
     vllm: Backend,
     owner_actor: Actor,
     hub: FakeHub,
-    tmp_path: Path,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     hub.models[MODEL].revisions = ("main", "v2")
     options = {"downloadDir": str(tmp_path / "big"), "model": MODEL, "revision": "v2"}
@@ -116,7 +115,7 @@ def test_a_failure_says_why_and_names_no_token(
     vllm: Backend,
     owner_actor: Actor,
     hub: FakeHub,
-    monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     row = pull(owner_actor, "lab/none")
     assert row.state == OperationState.FAILED
@@ -142,7 +141,7 @@ def test_a_model_that_is_half_here_can_be_deleted(
     vllm: Backend,
     owner_actor: Actor,
     hub: FakeHub,
-    tmp_path: Path,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     hub.habits = Habits(corrupt=True)
     assert pull(owner_actor).state == OperationState.FAILED
@@ -188,7 +187,7 @@ def test_what_is_not_ours_is_not_deleted(
     vllm: Backend,
     owner_actor: Actor,
     make_model: MakeModel,
-    tmp_path: Path,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     theirs = make_model(tmp_path / "theirs" / "lab" / "llm")
     ours = make_model(tmp_path / "cache" / "models" / "mine")

@@ -1,6 +1,5 @@
 """Why a start of Ollama cannot work, found before anything is touched."""
 
-import ipaddress
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Final
 
 from backends.engines import nvidia
 from backends.engines.base import ModelInfo, Problem
+from backends.engines.common import open_address
 from backends.engines.ollama import installation, store
 from backends.engines.ollama.options import OllamaOptions
 
@@ -27,21 +27,11 @@ def _not_installed(reason: str) -> Problem:
 
 
 def _network(options: OllamaOptions) -> Iterator[Problem]:
-    if not _is_loopback(options.host):
-        message = (
-            f"Listening on {options.host} would let everybody on the network use Ollama, which has no "
-            "key: set host to 127.0.0.1. Others reach its models through this site."
-        )
-        yield Problem(message=message, option="host")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return open_address(
+        options.host,
+        "would let everybody on the network use Ollama, which has no key: set host to 127.0.0.1. Others "
+        "reach its models through this site.",
+    )
 
 
 def _cache(options: OllamaOptions) -> Iterator[Problem]:

@@ -33,6 +33,7 @@ from backends.engines.vllm import (
     log,
     preflight,
     running,
+    sleep,
 )
 from backends.engines.vllm.options import VllmOptions
 from backends.errors import EngineNotInstalled
@@ -45,7 +46,12 @@ class VllmEngine(Engine):
     title: ClassVar[str] = "vLLM"
     Options: ClassVar[type[VllmOptions]] = VllmOptions
     capabilities: ClassVar[Capabilities] = Capabilities(
-        pull=True, delete=True, library_on_disk=True, openai_api=True, structured_output=True
+        park=True,
+        pull=True,
+        delete=True,
+        library_on_disk=True,
+        openai_api=True,
+        structured_output=True,
     )
 
     def detect(self) -> Detection:
@@ -85,7 +91,7 @@ class VllmEngine(Engine):
         return running.find(options, timeout)
 
     def is_ready(self, target: Target, *, timeout: float) -> bool:
-        """Ask ``/health`` and ``/v1/models``."""
+        """Ask ``/health``, and ``/v1/models`` for the model and its LoRA modules."""
         return client.is_ready(target, timeout)
 
     def is_healthy(self, target: Target, *, timeout: float) -> bool:
@@ -101,9 +107,25 @@ class VllmEngine(Engine):
         return client.version(target, timeout)
 
     def warm_up(self, target: Target, *, timeout: float, cancelled: Cancelled = never) -> None:
-        """Chat one token: too short to be cancelled."""
-        del cancelled
-        client.warm_up(target, timeout)
+        """Chat one token."""
+        client.warm_up(target, timeout, cancelled)
+
+    def can_park(self, options: VllmOptions) -> bool:
+        """Say whether sleep mode is on, and the installed build has it."""
+        if not options.sleepMode:
+            return False
+        try:
+            return installation.find().build != "cpu"
+        except installation.NotFoundError:
+            return False
+
+    def park(self, target: Target, *, timeout: float) -> None:
+        """Put the engine to sleep, verified by its metrics."""
+        sleep.park(target, timeout)
+
+    def unpark(self, target: Target, *, timeout: float, cancelled: Cancelled = never) -> None:
+        """Wake the engine, verified, and chat one token."""
+        sleep.unpark(target, timeout, cancelled)
 
     def metrics(self, target: Target, *, timeout: float) -> Metrics:
         """Read ``/metrics``."""

@@ -61,7 +61,7 @@ def bytes_told(operation: Operation) -> bool:
 def test_a_stopped_ollama_downloads_and_deletes_and_nothing_of_it_stays(
     ollama: Make,
     owner_actor: Actor,
-    tmp_path: Path,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     ollama()
     done = pull(owner_actor)
@@ -89,7 +89,7 @@ def test_a_stopped_ollama_downloads_and_deletes_and_nothing_of_it_stays(
 
 def test_a_running_ollama_is_used_and_what_it_has_loaded_stays(
     ollama: Make,
-    owner_actor: Actor,  # noqa: F811
+    owner_actor: Actor,
 ) -> None:
     ollama()
     run(services.backend_start, owner_actor)
@@ -102,14 +102,14 @@ def test_a_running_ollama_is_used_and_what_it_has_loaded_stays(
     assert run(services.backend_stop, owner_actor).state == OperationState.SUCCEEDED
 
 
-def test_a_name_without_its_tag_is_the_same_model(ollama: Make, owner_actor: Actor) -> None:  # noqa: F811
+def test_a_name_without_its_tag_is_the_same_model(ollama: Make, owner_actor: Actor) -> None:
     ollama()
     pull(owner_actor, "team/small")
     assert names() == [MODEL, "team/small:latest"]
     assert delete(owner_actor, "team/small").state == OperationState.SUCCEEDED
 
 
-def test_a_model_nobody_has_fails_clearly(ollama: Make, owner_actor: Actor) -> None:  # noqa: F811
+def test_a_model_nobody_has_fails_clearly(ollama: Make, owner_actor: Actor) -> None:
     ollama()
     done = pull(owner_actor, "missing:1b")
     assert done.state == OperationState.FAILED
@@ -120,7 +120,7 @@ def test_a_model_nobody_has_fails_clearly(ollama: Make, owner_actor: Actor) -> N
 def test_a_download_that_is_cancelled_stops_in_ollama_too(
     ollama: Make,
     owner_actor: Actor,
-    tmp_path: Path,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     ollama("pull-hang", "pull=1")
     asked = services.model_pull(actor=owner_actor, name="ollama", model=NEW, foreground=True)
@@ -134,7 +134,7 @@ def test_a_download_that_is_cancelled_stops_in_ollama_too(
 
 def test_a_download_goes_on_when_the_server_that_does_it_is_stopped(
     ollama: Make,
-    owner_actor: Actor,  # noqa: F811
+    owner_actor: Actor,
 ) -> None:
     ollama("pull=3")
     run(services.backend_start, owner_actor)
@@ -153,7 +153,7 @@ def test_a_download_goes_on_when_the_server_that_does_it_is_stopped(
 def test_without_a_program_it_says_what_to_do(
     ollama: Make,
     owner_actor: Actor,
-    monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     backend = ollama()
     monkeypatch.setenv("MH_OLLAMA_BIN", "/nowhere/ollama")
@@ -164,7 +164,7 @@ def test_without_a_program_it_says_what_to_do(
 
 def test_a_server_for_the_moment_that_does_not_start_says_why(
     ollama: Make,
-    owner_actor: Actor,  # noqa: F811
+    owner_actor: Actor,
 ) -> None:
     backend = ollama("fail-start")
     with pytest.raises(BackendNotRunning, match=r"could not be started.*mh ollama start"):
@@ -172,7 +172,7 @@ def test_a_server_for_the_moment_that_does_not_start_says_why(
             pass
 
 
-def test_what_a_killed_runner_left_is_cleared_away(ollama: Make) -> None:  # noqa: F811
+def test_what_a_killed_runner_left_is_cleared_away(ollama: Make) -> None:
     backend = ollama()
     left = library.server(backend)
     left.__enter__()
