@@ -714,16 +714,6 @@ def stop_is_asked(name: str) -> bool:
     ).exists()
 
 
-#: Kinds of operations that end with a backend that is ready.
-_STARTING_KINDS = frozenset(
-    {
-        OperationKind.START,
-        OperationKind.RESTART,
-        OperationKind.SWITCH,
-        OperationKind.CHANGE_MODEL,
-        OperationKind.APPLY,
-    }
-)
 #: How many of the past an estimate is made from.
 _PAST = 5
 
@@ -734,7 +724,7 @@ def start_seconds_expected(backend: Backend, kind: str, model: str | None = None
     The median of its last five starts with ``model`` of the way it would be started now; of any
     model, where there are none; else of operations of this ``kind``.
     """
-    if kind in _STARTING_KINDS:
+    if kind in SERVING_KINDS:
         ways = _start_kinds(backend, kind)
         records = StartRecord.objects.filter(backend=backend, kind__in=ways)
         for rows in (records.filter(model=model or _model_wanted(backend)), records):

@@ -47,7 +47,8 @@ def _may_park(ctx: Context, leaving: Context) -> bool:
         return False
     if backend.attached:  # which is never stopped where it can be parked
         return False
-    if leaving.options.parking == "stop" or not leaving.engine.capabilities.park:
+    options = leaving.options
+    if options.parking == "stop" or not leaving.engine.can_park(options):
         return False
     if ctx.operation.kind == OperationKind.UNLOAD:
         return True
