@@ -14,7 +14,7 @@ from accounts.errors import Invalid
 from accounts.permissions import Permission
 from accounts.requests import actor_of
 from audit import access
-from backends import selectors, serializers, services
+from backends import inventory, selectors, serializers, services
 from backends.models import OPEN_OPERATION_STATES, Operation
 
 #: Longest ``?wait=``, in seconds.
@@ -54,6 +54,14 @@ def _wait_seconds(request: Request) -> float:
         msg = f"wait must be from 0 to {WAIT_MAX} seconds."
         raise Invalid(msg, param="wait")
     return seconds
+
+
+def _flag(request: Request, name: str) -> bool:
+    text = request.query_params.get(name, "false").lower()
+    if text not in {"true", "false", "1", "0"}:
+        msg = f"{name} must be true or false."
+        raise Invalid(msg, param=name)
+    return text in {"true", "1"}
 
 
 def _operation_response(row: Operation, wait: float) -> Response:
@@ -108,8 +116,46 @@ class DetectView(APIView):
     )
     def get(self, request: Request) -> Response:
         """Say for every engine whether it is installed and running, its version, and why not."""
-        access.require(actor_of(request), Permission.STATUS_READ)
-        return Response(selectors.detect())
+        actor = actor_of(request)
+        access.require(actor, Permission.STATUS_READ)
+        return Response(selectors.detect_for(actor, selectors.detect()))
+
+
+class AutoView(APIView):
+    """The backend picked by rule."""
+
+    @extend_schema(
+        request=None, responses=_OPERATION, parameters=[_WAIT], operation_id="backend_auto"
+    )
+    def post(self, request: Request) -> Response:
+        """Pick a running engine, else an installed one, vLLM before Ollama; switch to it if it does not run."""
+        actor = actor_of(request)
+        services.auto_check(actor=actor)
+        wait = _wait_seconds(request)
+        return _operation_response(services.backend_auto(actor=actor), wait)
+
+
+class StartupView(APIView):
+    """What happens when the site comes up."""
+
+    @extend_schema(responses=serializers.StartupResponse, operation_id="startup")
+    def get(self, request: Request) -> Response:
+        """Return the start-up behaviour, the active backend, and which backends are started by themselves."""
+        services.startup_check(actor=actor_of(request))
+        return Response(selectors.startup())
+
+    @extend_schema(
+        request=serializers.StartupRequest,
+        responses={200: serializers.StartupResponse},
+        operation_id="startup_set",
+    )
+    def patch(self, request: Request) -> Response:
+        """Change the start-up behaviour, or which backends are started by themselves."""
+        actor = actor_of(request)
+        services.startup_check(actor=actor)
+        body = _parsed(serializers.StartupRequest, request)
+        services.startup_set(actor=actor, **body)
+        return Response(selectors.startup())
 
 
 class StartView(APIView):
@@ -207,10 +253,63 @@ class ModelsView(APIView):
 
     @extend_schema(responses=serializers.ModelListResponse, operation_id="backend_models")
     def get(self, request: Request, name: str) -> Response:
-        """List the complete models on this machine that the backend can serve."""
+        """List the models on this machine that the backend can serve, and what is wrong with one."""
         _require_operator(request, name, Permission.BACKENDS_OPERATE)
-        found = selectors.backend_models(name)
-        return Response({"results": serializers.ModelResponse(found, many=True).data})
+        return Response({"results": inventory.model_list(name)})
+
+    @extend_schema(
+        request=serializers.PullRequest,
+        responses=_OPERATION,
+        parameters=[_WAIT],
+        operation_id="backend_pull",
+    )
+    def post(self, request: Request, name: str) -> Response:
+        """Download a model, going on where an earlier download of it ended."""
+        actor = actor_of(request)
+        services.operate_check(actor=actor, name=name)
+        body = _parsed(serializers.PullRequest, request)
+        wait = _wait_seconds(request)
+        row = services.model_pull(actor=actor, name=name, model=body["model"])
+        return _operation_response(row, wait)
+
+
+class ModelView(APIView):
+    """One model on this machine."""
+
+    @extend_schema(
+        request=None,
+        responses=_OPERATION,
+        parameters=[
+            _WAIT,
+            OpenApiParameter(
+                "force", OpenApiTypes.BOOL, description="also where it is the configured model"
+            ),
+        ],
+        operation_id="backend_model_delete",
+    )
+    def delete(self, request: Request, name: str, model_id: str) -> Response:
+        """Delete a model that is not in use. Its name may have slashes and colons in it."""
+        actor = actor_of(request)
+        services.operate_check(actor=actor, name=name)
+        wait, force = _wait_seconds(request), _flag(request, "force")
+        row = services.model_delete(actor=actor, name=name, model=model_id, force=force)
+        return _operation_response(row, wait)
+
+
+class PlanView(APIView):
+    """Does it fit?"""
+
+    @extend_schema(
+        request=serializers.StartRequest,
+        responses={200: serializers.PlanResponse},
+        operation_id="backend_plan",
+    )
+    def post(self, request: Request, name: str) -> Response:
+        """Say whether the backend would fit, with the numbers and what would help; changes nothing."""
+        _require_operator(request, name, Permission.BACKENDS_OPERATE)
+        body = _parsed(serializers.StartRequest, request)
+        plan = selectors.backend_plan(name, body.get("model"), body.get("options"))
+        return Response(plan.payload())
 
 
 class LogsView(APIView):
@@ -218,14 +317,24 @@ class LogsView(APIView):
 
     @extend_schema(
         responses=serializers.LogResponse,
-        parameters=[OpenApiParameter("lines", OpenApiTypes.INT, description="at most 5000")],
+        parameters=[
+            OpenApiParameter("lines", OpenApiTypes.INT, description="at most 5000"),
+            OpenApiParameter(
+                "start",
+                OpenApiTypes.STR,
+                description="id of a start; the current one by default, else the one before it",
+            ),
+        ],
         operation_id="backend_logs",
     )
     def get(self, request: Request, name: str) -> Response:
-        """Return the last lines of the current start's log, or of the one before it."""
+        """Return the last lines of a start's log, and which starts there are."""
         _require_operator(request, name, Permission.LOGS_READ)
         lines = _number(request, "lines", 200, 5000)
-        return Response({"backend": name, "lines": selectors.backend_log(name, lines)})
+        start = request.query_params.get("start", "")
+        found = selectors.backend_log(name, lines, start=start)
+        starts = selectors.backend_starts(name)
+        return Response({"backend": name, "lines": found, "starts": starts})
 
 
 class OperationsView(APIView):

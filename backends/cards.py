@@ -63,6 +63,8 @@ STEP_WORDS: Final[dict[str, str]] = {
     "commit": "Make it the active one",
     "resume": "Let requests in again",
     "rollback": "Clean up",
+    "download": "Download the model",
+    "delete": "Delete the model",
 }
 #: States in which the page offers to chat.
 CHAT_STATES: Final = (State.READY, State.DEGRADED)
@@ -304,8 +306,13 @@ def _step(step: Mapping[str, Any], *, said: str | None) -> Step:
     )
 
 
-def bytes_text(count: float) -> str:
-    """Return a number of bytes for a person: ``2.1 GB`` (1 GB = 2**30 bytes, as GPUs are sold)."""
+def bytes_text(count: float | None) -> str:
+    """Return a number of bytes for a person: ``2.1 GB`` (1 GB = 2**30 bytes, as GPUs are sold).
+
+    What nobody knows is ``NOTHING``.
+    """
+    if count is None:
+        return NOTHING
     gigabytes = count / 2**30
     return f"{gigabytes:.1f} GB" if gigabytes >= 1 else f"{count / 2**20:.0f} MB"
 

@@ -1,11 +1,12 @@
 """Errors of backends.
 
 MhError
-├── NotFound         ── UnknownBackend, UnknownOperation, UnknownModel
-├── Conflict         ── OperationConflict, OperationLost
+├── NotFound         ── UnknownBackend, UnknownOperation, UnknownModel, UnknownStart
+├── Conflict         ── OperationConflict, OperationLost, ModelInUse, ModelNotOurs, CannotDo,
+│                       EngineAttached
 ├── Invalid          ── InvalidOptions, PreflightFailed
 ├── Unavailable      ── WorkerUnavailable, BackendNotRunning ── BackendHeld, BackendMoved
-└── UpstreamFailed   ── StartFailed, StopFailed, EngineNotInstalled
+└── UpstreamFailed   ── StartFailed, StopFailed, PullFailed, DeleteFailed
 """
 
 from accounts.errors import Conflict, Invalid, NotFound, Unavailable, UpstreamFailed
@@ -29,6 +30,12 @@ class UnknownModel(NotFound):
     code = "model_not_found"
 
 
+class UnknownStart(NotFound):
+    """No start with this id is kept."""
+
+    code = "start_not_found"
+
+
 class OperationConflict(Conflict):
     """Another operation stands in the way."""
 
@@ -47,6 +54,24 @@ class OperationLost(Conflict):
     code = "operation_lost"
 
 
+class ModelInUse(Conflict):
+    """The model is loaded, or is the one that the next start would load."""
+
+    code = "model_in_use"
+
+
+class ModelNotOurs(Conflict):
+    """The model lies where this site only reads."""
+
+    code = "model_not_ours"
+
+
+class CannotDo(Conflict):
+    """The engine has no such ability."""
+
+    code = "engine_cannot"
+
+
 class InvalidOptions(Invalid):
     """An option is unknown, of the wrong type or out of bounds."""
 
@@ -63,6 +88,12 @@ class EngineNotInstalled(Conflict):
     """The engine is not installed on this machine."""
 
     code = "engine_not_installed"
+
+
+class EngineAttached(Conflict):
+    """Somebody else started the engine, so it is not ours to end."""
+
+    code = "attached"
 
 
 class WorkerUnavailable(Unavailable):
@@ -103,3 +134,15 @@ class StopFailed(UpstreamFailed):
     """Processes or memory of the engine are still there after the bounded wait."""
 
     code = "stop_failed"
+
+
+class PullFailed(UpstreamFailed):
+    """A model could not be downloaded; what was fetched is kept, and the same request goes on there."""
+
+    code = "pull_failed"
+
+
+class DeleteFailed(UpstreamFailed):
+    """A model could not be deleted, or not all of it."""
+
+    code = "delete_failed"

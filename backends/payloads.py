@@ -36,9 +36,41 @@ class AvailablePayload(TypedDict):
     in_flight: int
     since: str | None
     memory: int | None
+    #: A launcher kept warm: ``{"state": "warming" | "ready", "memory": bytes}``.
+    standby: dict[str, Any] | None
     metrics: dict[str, float | None]
     reason: str
     failure: str
+
+
+class DetectedPayload(TypedDict):
+    """What was found of one engine on this machine."""
+
+    title: str
+    installed: bool
+    installing: float | None
+    running: bool
+    state: str
+    attached: bool
+    version: str
+    model: str | None
+    endpoint: str
+    #: Program or folder; for operators, as are the next three.
+    path: str
+    #: The systemd service it runs as, where that is not ours.
+    unit: str
+    #: Who listens, where that is not ours.
+    pid: int | None
+    user: str
+    reason: str
+
+
+class StartupPayload(TypedDict):
+    """What happens when the site comes up."""
+
+    behavior: str
+    active: str | None
+    auto_start: dict[str, bool]
 
 
 class StepPayload(TypedDict):
@@ -66,6 +98,8 @@ class OperationPayload(TypedDict):
     kind: str
     backend: str
     from_backend: str | None
+    #: The model asked for, where one was named.
+    model: str | None
     state: str
     step: str | None
     steps: list[StepPayload]
@@ -84,6 +118,7 @@ class StatusPayload(TypedDict):
     active: ActivePayload
     available: dict[str, AvailablePayload]
     operation: OperationPayload | None
+    downloads: list[OperationPayload]
     gpus: list[dict[str, Any]]
     deployment_mode: str
     worker: bool

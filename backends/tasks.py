@@ -14,6 +14,7 @@ from django.conf import settings
 from django.db import DatabaseError, connections
 
 from backends import bus
+from backends.models import Lane
 from backends.operations.runner import has_work, run_operations
 
 logger = logging.getLogger(__name__)
@@ -23,8 +24,9 @@ _stopping = threading.Event()
 
 @shared_task(name="backends.run_operations")
 def run_operations_task(node: str) -> None:
-    """Run what waits for ``node``."""
-    run_operations(node)
+    """Run what waits for ``node``; a download is nobody's wait, not even a shutdown's."""
+    _run_beside(node, Lane.MODELS)
+    run_operations(node, Lane.GPU)
 
 
 @worker_ready.connect
@@ -40,12 +42,12 @@ def _on_shutdown(**_: Any) -> None:
 
 
 def _pulse() -> None:
-    """Say once a second that this worker lives, and pick up what waits."""
+    """Say once a second that this worker lives, and pick up what waits in every lane."""
     while not _stopping.is_set():
         bus.worker_beat(settings.MH_NODE)
         try:
-            if has_work(settings.MH_NODE):
-                threading.Thread(target=_run_here, name="mh-runner", daemon=True).start()
+            for lane in Lane:
+                _run_beside(settings.MH_NODE, lane)
         except DatabaseError as exc:
             logger.warning("cannot look for operations: %s", exc)
         finally:
@@ -53,8 +55,15 @@ def _pulse() -> None:
         _stopping.wait(1.0)
 
 
-def _run_here() -> None:
+def _run_beside(node: str, lane: Lane) -> None:
+    if has_work(node, lane):
+        threading.Thread(
+            target=_run_here, args=(node, lane), name=f"mh-runner-{lane}", daemon=True
+        ).start()
+
+
+def _run_here(node: str, lane: Lane) -> None:
     try:
-        run_operations(settings.MH_NODE)
+        run_operations(node, lane)
     finally:
         connections.close_all()

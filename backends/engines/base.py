@@ -18,6 +18,9 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
+from backends.engines.estimates import Estimate
+from backends.errors import UnknownModel
+
 
 def facts(group: str, *, unit: str = "", secret: bool = False, restart: bool = True) -> Any:
     """Return a field's ``json_schema_extra``; most options of an engine are read once, at its start.
@@ -133,6 +136,8 @@ class Capabilities:
     pull: bool = False
     #: Deletes models.
     delete: bool = False
+    #: Downloads and deletes models by itself, with no server of the engine running.
+    library_on_disk: bool = False
     #: Serves several models from one process.
     many_models: bool = False
     #: Speaks the OpenAI API under ``/v1``.
@@ -164,6 +169,14 @@ class ModelInfo:
     size_bytes: int
     #: Why it cannot be served although it is there; empty when it can.
     problem: str = ""
+    #: Kind of place: the Hugging Face cache, a folder of models, the engine's own store.
+    place: Literal["", "hub", "folder", "store"] = ""
+    #: As the model's files name it: ``Qwen2ForCausalLM``, ``llama``.
+    architecture: str = ""
+    #: How the weights are packed: ``awq``, ``Q4_K_M``; empty where they are not, or nothing says.
+    quantization: str = ""
+    #: Longest prompt and answer it was made for, in tokens.
+    context_length: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,8 +206,13 @@ class Launch:
     start_timeout: float = 600.0
     #: Seconds between TERM and KILL.
     stop_timeout: float = 10.0
+    #: Numbers of the GPUs it uses, as nvidia-smi counts them: these it has to itself, or shares by
+    #: ``shareGpu``. Empty: none, only the machine's memory. Which they are is known by the environment.
+    gpus: tuple[int, ...] = field(default=(), compare=False)
     #: Whether a start ends with ``Engine.warm_up``; False leaves loading to the first request.
     warm: bool = field(default=True, compare=False)
+    #: The same without what makes it fast, tried once when that has failed; None: this is plain already.
+    plain: "Launch | None" = field(default=None, compare=False, repr=False)
 
     @property
     def endpoint(self) -> str:
@@ -204,12 +222,32 @@ class Launch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Standby:
+    """A process that does ahead of a start what needs no GPU memory, no weights and no port.
+
+    Its caller tells it what to become by one line on the FIFO ``go`` of its folder: a JSON object with
+    ``argv`` and ``env`` of a ``Launch``, and ``unset``, the names of variables to remove. Until then it is
+    no engine. It says in ``launcher.json`` of its folder how far it is: ``phase`` is ``importing``,
+    ``waiting``, ``running``, or one of the ways it can fail (``backends.standby.Phase``).
+    """
+
+    argv: tuple[str, ...]
+    env: dict[str, str] = field(default_factory=dict)
+    secret_env: dict[str, str] = field(default_factory=dict, repr=False)
+    #: What it can become depends on this alone: engine, version, environment. Equal keys are as good.
+    key: str
+    stop_timeout: float = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """A running engine to talk to."""
 
     endpoint: str
     served_model: str = ""
     api_key: str = field(default="", repr=False)
+    #: The options it runs with, where the caller knows them: how deep to sleep, which names to expect.
+    options: Any = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -323,6 +361,8 @@ class Engine(ABC):
     title: ClassVar[str]
     Options: ClassVar[type[Options]]
     capabilities: ClassVar[Capabilities] = Capabilities()
+    #: Systemd units its packages install: ``ollama.service``.
+    units: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def detect(self) -> Detection:
@@ -340,9 +380,24 @@ class Engine(ABC):
         caller. Takes under 2 s.
         """
 
+    def estimate(self, options: Any) -> Estimate | None:  # noqa: ARG002
+        """Say what memory a start with ``options`` would need, from the model's own files.
+
+        Called at any time, also where the engine is not installed; takes under 2 s, no network. A model
+        that cannot be read is an estimate with a ``reason``. None: this engine cannot say.
+        """
+        return None
+
     @abstractmethod
     def launch(self, options: Any) -> Launch:
         """Build the command. Pure: same options on the same machine, same answer."""
+
+    def standby(self, options: Any) -> Standby | None:  # noqa: ARG002
+        """Return what can wait for a start with ``options``; None where nothing can. Pure, as ``launch``.
+
+        Whether one is kept waiting all the time is said by the option ``standby``, where there is one.
+        """
+        return None
 
     @abstractmethod
     def is_ready(self, target: Target, *, timeout: float) -> bool:
@@ -428,8 +483,23 @@ class Engine(ABC):
         """
         raise NotImplementedError(self._cannot(f"unload {model}"))
 
+    def can_park(self, options: Any) -> bool:  # noqa: ARG002
+        """Say whether an engine started with ``options`` could be parked.
+
+        ``capabilities.park`` says that this kind of engine can; one that needs an option or a certain
+        build for it looks here. Called at any time; takes under 100 ms; no network.
+        """
+        return self.capabilities.park
+
     def park(self, target: Target, *, timeout: float) -> None:
-        """Give all memory back and stay alive (``capabilities.park``); raises ``StopFailed``."""
+        """Give all memory back and stay alive, verified (``can_park``).
+
+        Whether the memory is really back is the caller's to check. A parked engine may still look
+        healthy; it must not be asked anything but ``unpark``.
+
+        Raises:
+            StopFailed: it cannot, or did not within ``timeout`` seconds; stop it instead.
+        """
         raise NotImplementedError(self._cannot("be parked"))
 
     def unpark(
@@ -453,8 +523,12 @@ class Engine(ABC):
         *,
         report: Callable[[Transfer], None],
         cancelled: Cancelled = never,
+        options: Any = None,
     ) -> None:
         """Download ``model`` (``capabilities.pull``); what was downloaded before is kept.
+
+        ``target`` is a running server, whose ``served_model`` says nothing; of an engine whose
+        ``library_on_disk`` is true it is nowhere. ``options`` are the configured ones.
 
         Raises:
             UnknownModel: the registry has no such model.
@@ -463,9 +537,41 @@ class Engine(ABC):
         """
         raise NotImplementedError(self._cannot(f"download {model}"))
 
-    def delete(self, target: Target, model: str, *, timeout: float) -> None:
-        """Delete ``model`` from this machine (``capabilities.delete``); raises ``UnknownModel``."""
+    def delete(self, target: Target, model: str, *, timeout: float, options: Any = None) -> None:
+        """Delete ``model`` from this machine (``capabilities.delete``); ``target`` is as for ``pull``.
+
+        Raises:
+            UnknownModel: it is not here.
+            ModelNotOurs: it lies where this site only reads.
+            UpstreamFailed: it could not be deleted.
+        """
         raise NotImplementedError(self._cannot(f"delete {model}"))
+
+    def check_pull(self, options: Any, model: str) -> None:  # noqa: B027
+        """Raise for a name that nobody could download, before an operation is made of it. No network."""
+
+    def check_delete(self, options: Any, model: str) -> None:
+        """Raise what ``delete`` would, before an operation is made of it. No network.
+
+        Raises:
+            UnknownModel, ModelNotOurs.
+        """
+        found = self.models(options)
+        if not any(self.is_same_model(known.id, model) for known in found):
+            raise UnknownModel(
+                f"{self.title} has no model “{model}” on this machine.", param="model"
+            )
+
+    def is_same_model(self, one: str, other: str) -> bool:
+        """Say whether two names mean the same model of this engine."""
+        return one == other
+
+    def library_launch(self, options: Any, port: int) -> Launch:
+        """Build the command of a server on ``port`` that pulls, describes and deletes, while none serves.
+
+        It loads no model and touches no GPU. Engines that work on disk need none.
+        """
+        raise NotImplementedError(self._cannot(f"work without a server on port {port}"))
 
     def _cannot(self, what: str) -> str:
         return f"{self.title} cannot {what}."

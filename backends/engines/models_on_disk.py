@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from backends.engines.base import ModelInfo
 
@@ -35,6 +35,9 @@ _LENGTH_KEYS: Final = (
 _STRETCHED_ALREADY: Final = frozenset(
     {"su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling"}
 )
+
+
+Place = Literal["hub", "folder"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,28 +104,41 @@ def _snapshot(repository: Path, revision: str | None) -> Path | None:
 def inventory(places: Places) -> list[ModelInfo]:
     """List the models in ``places`` by name; incomplete ones say so in ``problem``."""
     found: dict[str, ModelInfo] = {}
-    for name, path in _candidates(places):
+    for name, path, place in _candidates(places):
         if name not in found:
-            problem = problem_of(path, check_weights=False)
-            size = size_of(path)
-            found[name] = ModelInfo(id=name, path=str(path), size_bytes=size, problem=problem)
+            found[name] = _model(name, path, place)
     return sorted(found.values(), key=lambda model: model.id.lower())
 
 
-def _candidates(places: Places) -> Iterator[tuple[str, Path]]:
+def _model(name: str, path: Path, place: Place) -> ModelInfo:
+    config = Config.read(path)
+    return ModelInfo(
+        id=name,
+        path=str(path),
+        size_bytes=size_of(path),
+        problem=problem_of(path, check_weights=False),
+        place=place,
+        architecture=config.architecture,
+        quantization=config.quantization or "",
+        context_length=config.max_length,
+    )
+
+
+def _candidates(places: Places) -> Iterator[tuple[str, Path, Place]]:
     for folder in places.folders:
         for child in _subfolders(folder):
             if (child / "config.json").exists():
-                yield child.name, child
+                yield child.name, child, "folder"
             else:
                 for model in _subfolders(child):
                     if (model / "config.json").exists():
-                        yield f"{child.name}/{model.name}", model
+                        yield f"{child.name}/{model.name}", model, "folder"
     for hub in places.hubs:
         for repository in _subfolders(hub):
             snapshot = _snapshot(repository, None)
             if repository.name.startswith("models--") and snapshot is not None:
-                yield repository.name.removeprefix("models--").replace("--", "/", 1), snapshot
+                name = repository.name.removeprefix("models--").replace("--", "/", 1)
+                yield name, snapshot, "hub"
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -165,7 +181,7 @@ def _problem_of_config(path: Path) -> str:
         valid = isinstance(json.loads(file.read_bytes()), dict)
     except OSError as error:
         return f"{file} cannot be read: {error.strerror}."
-    except ValueError:
+    except (ValueError, RecursionError):
         valid = False
     return "" if valid else f"{file} is not valid JSON."
 
@@ -182,7 +198,7 @@ def _problem_of_files(path: Path) -> str:
 def _problem_of_index(path: Path, index: Path) -> str:
     try:
         names = set(json.loads(index.read_bytes())["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"{index} is not a valid index of weights."
     missing = sorted(name for name in names if not (path / name).is_file())
     if missing:
@@ -220,7 +236,7 @@ def safetensors_problem(file: Path) -> str:
         expected = 8 + length + max(ends, default=0)
     except OSError as error:
         return f"it cannot be read ({error.strerror})"
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         return "its header is not valid"
     if size != expected:
         return f"it has {size} bytes where its header says {expected}"
@@ -253,9 +269,16 @@ class Config:
         """Read the configuration in a model's folder; empty if there is none that can be read."""
         try:
             raw = json.loads((path / "config.json").read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return cls({})
         return cls(raw if isinstance(raw, dict) else {})
+
+    @property
+    def architecture(self) -> str:
+        """The class that runs the model, as it says: ``Qwen2ForCausalLM``; empty where it does not."""
+        named = self.raw.get("architectures")
+        first = next(iter(named), "") if isinstance(named, list) else ""
+        return str(first or self.raw.get("model_type") or "")
 
     @property
     def max_length(self) -> int | None:
@@ -280,6 +303,11 @@ class Config:
     def attention_heads(self) -> int | None:
         """Number of attention heads."""
         return _positive(self.text.get("num_attention_heads")) or _positive(self.text.get("n_head"))
+
+    @property
+    def layers(self) -> int | None:
+        """Number of layers."""
+        return _positive(self.text.get("num_hidden_layers")) or _positive(self.text.get("n_layer"))
 
     @property
     def quantization(self) -> str | None:

@@ -11,7 +11,7 @@ from accounts.actors import Actor
 from backends import selectors, services, supervisor
 from backends.engines.base import Engine, Launch, Target
 from backends.errors import OperationCancelled, OperationLost
-from backends.models import Backend, Operation, OperationKind
+from backends.models import Backend, Lane, Operation, OperationKind
 
 #: Seconds between two writes of progress: a log can move faster than anybody reads.
 _REPORT_SECONDS = 0.25
@@ -43,6 +43,10 @@ class Context:
     step: str = ""
     #: Whether this start is undone on failure: set once the old engine was touched or ours was spawned.
     spawned: bool = False
+    #: Number of the GPU lease this start was taken under.
+    fencing: int = 0
+    #: A keeper that was begun ahead of the process it is to keep.
+    keeper: supervisor.KeeperAhead | None = None
     started: float = field(default_factory=time.monotonic)
     _reported: float = 0.0
     _checked: float = 0.0
@@ -110,6 +114,7 @@ class Context:
             endpoint=launch.endpoint,
             served_model=launch.served_model,
             api_key=str(getattr(self.options, "apiKey", None) or ""),
+            options=self.options,
         )
 
     @property
@@ -147,8 +152,11 @@ class Context:
         """Whether ``say`` would be heard now: what it costs to know can be spared otherwise."""
         return time.monotonic() - self._reported >= _REPORT_SECONDS
 
-    def say(self, message: str, progress: float) -> None:
-        """Tell those who watch what is being done; ``progress`` is 0 to 1 of the whole operation."""
+    def say(self, message: str, progress: float, *, eta_seconds: float | None = None) -> None:
+        """Tell those who watch what is being done; ``progress`` is 0 to 1 of the whole operation.
+
+        ``eta_seconds`` is for who knows better than past operations how long it still takes.
+        """
         if not self.may_say:
             return
         self._reported = time.monotonic()
@@ -157,11 +165,13 @@ class Context:
             str(self.operation.pk),
             runner=self.runner,
             progress=progress,
-            eta_seconds=self._eta(progress),
+            eta_seconds=self._eta(progress) if eta_seconds is None else eta_seconds,
         )
 
     def _eta(self, progress: float) -> float | None:
         """Return the seconds left: from past operations, else from how far this one is."""
+        if self.operation.lane == Lane.MODELS:  # no two models are of a size
+            return None
         elapsed = time.monotonic() - self.started
         expected = selectors.start_seconds_expected(self.backend, self.operation.kind)
         if expected is None:

@@ -31,11 +31,16 @@ RESTART: Final[tuple[Step, ...]] = (
 #: The same, where what stops and what starts are two backends.
 SWITCH: Final[tuple[Step, ...]] = RESTART
 
+PULL: Final[tuple[Step, ...]] = (steps.download,)
+DELETE: Final[tuple[Step, ...]] = (steps.delete,)
+
 PLANS: Final[dict[str, tuple[Step, ...]]] = {
     OperationKind.START: START,
     OperationKind.STOP: STOP,
     OperationKind.RESTART: RESTART,
     OperationKind.SWITCH: SWITCH,
+    OperationKind.PULL: PULL,
+    OperationKind.DELETE: DELETE,
 }
 
 

@@ -1,4 +1,4 @@
-"""Takes the operations of one GPU machine, one at a time, step by step.
+"""Takes the operations of one GPU machine, one of each lane at a time, step by step.
 
 A run beats once a second. One whose runner has been silent for ``STALE_SECONDS`` is claimed by the
 next runner that looks, and taken up at the step it had reached; every step can be taken again.
@@ -7,6 +7,7 @@ next runner that looks, and taken up at the step it had reached; every step can 
 import logging
 import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Final
 
@@ -17,6 +18,7 @@ from backends import leases, selectors, services
 from backends.errors import OperationCancelled, OperationLost, StartFailed
 from backends.models import (
     OPEN_OPERATION_STATES,
+    Lane,
     Operation,
     OperationKind,
     OperationState,
@@ -24,54 +26,77 @@ from backends.models import (
 )
 from backends.operations import plans, rollback, steps
 from backends.operations.context import Context
+from backends.operations.steps import spawning
 
 logger = logging.getLogger(__name__)
 
 BEAT_SECONDS: Final = 1.0
 STALE_SECONDS: Final = 5.0
 
-_one_at_a_time = threading.Lock()
+_one_at_a_time: Final = {lane: threading.Lock() for lane in Lane}
 
 
-def run_operations(node: str) -> int:
+def run_operations(node: str, lane: Lane | None = None) -> int:
     """Run what waits for ``node``, and what a dead runner left, until nothing does.
+
+    Args:
+        node: the GPU machine.
+        lane: only the operations of this one; None for all, beside each other.
 
     Returns:
         How many operations this call ran. 0 at once when this process is already running some.
     """
-    if not _one_at_a_time.acquire(blocking=False):
+    if lane is not None:
+        return _run_lane(node, lane)
+    others = [lane for lane in Lane if lane != Lane.GPU and has_work(node, lane)]
+    if not others:
+        return _run_lane(node, Lane.GPU)
+    with ThreadPoolExecutor(len(others), thread_name_prefix="mh-lane") as pool:
+        beside = [pool.submit(_run_lane_in_thread, node, lane) for lane in others]
+        return _run_lane(node, Lane.GPU) + sum(future.result() for future in beside)
+
+
+def _run_lane_in_thread(node: str, lane: Lane) -> int:
+    try:
+        return _run_lane(node, lane)
+    finally:
+        connections.close_all()
+
+
+def _run_lane(node: str, lane: Lane) -> int:
+    if not _one_at_a_time[lane].acquire(blocking=False):
         return 0
     ran = 0
     try:
-        while (claimed := _claim_next(node)) is not None:
+        while (claimed := _claim_next(node, lane)) is not None:
             row, runner = claimed
             _run(row, runner)
             ran += 1
     finally:
-        _one_at_a_time.release()
+        _one_at_a_time[lane].release()
     return ran
 
 
-def has_work(node: str) -> bool:
-    """Return whether ``run_operations`` would find something to do."""
-    return bool(_claimable(node))
+def has_work(node: str, lane: Lane) -> bool:
+    """Return whether ``run_operations`` would find something to do in ``lane``."""
+    return bool(_claimable(node, lane))
 
 
-def _claimable(node: str) -> list[Operation]:
+def _claimable(node: str, lane: Lane) -> list[Operation]:
     stale_before = selectors.now() - timedelta(seconds=STALE_SECONDS)
-    rows = Operation.objects.filter(node=node, state__in=OPEN_OPERATION_STATES).select_related(
-        "backend", "requested_by"
-    )
+    rows = Operation.objects.filter(
+        node=node, lane=lane, state__in=OPEN_OPERATION_STATES
+    ).select_related("backend", "requested_by")
     running = [row for row in rows if row.state == OperationState.RUNNING]
     if running:
         return [row for row in running if row.heartbeat_at and row.heartbeat_at < stale_before]
     return sorted(rows, key=lambda row: row.created_at)
 
 
-def _claim_next(node: str) -> tuple[Operation, str] | None:
+def _claim_next(node: str, lane: Lane) -> tuple[Operation, str] | None:
     runner = uuid.uuid4().hex
     stale_before = selectors.now() - timedelta(seconds=STALE_SECONDS)
-    for row in _claimable(node):
+    for row in _claimable(node, lane):
         if services.operation_claim(row, runner=runner, stale_before=stale_before):
             return row, runner
     return None
@@ -94,6 +119,7 @@ def _run(row: Operation, runner: str) -> None:
         logger.exception("operation %s failed", row.pk)
         _end_badly(ctx, _unexpected())
     finally:
+        spawning.end_keeper(ctx)
         done.set()
         beat.join(BEAT_SECONDS * 2)
 
@@ -120,6 +146,7 @@ def _end_badly(ctx: Context, exc: MhError) -> None:
             # The boundary again: what went wrong while undoing.
             logger.exception("operation %s: roll-back failed", ctx.operation.pk)
             state = OperationState.FAILED
+    spawning.discard_unwanted(ctx)
     services.operation_end(ctx.operation, state, runner=ctx.runner, error=error)
 
 
@@ -171,6 +198,7 @@ def _undo_by_kind(ctx: Context, exc: MhError) -> None:
         services.backend_undrain(actor=ctx.actor, name=ctx.operation.backend_id)
         leases.gate_open(ctx.operation.backend_id)
     elif ctx.step == "release":
+        steps.attached.let_go_on(ctx)
         services.backend_failed_to_stop(
             actor=ctx.actor, name=ctx.operation.backend_id, failure=exc.message
         )

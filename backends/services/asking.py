@@ -14,6 +14,7 @@ from audit.services import event_record
 from backends import bus, lifecycle, selectors
 from backends.errors import (
     BackendNotRunning,
+    EngineAttached,
     InvalidOptions,
     OperationConflict,
     UnknownBackend,
@@ -21,6 +22,7 @@ from backends.errors import (
 )
 from backends.lifecycle import State
 from backends.models import (
+    MODELS_KINDS,
     OPEN_OPERATION_STATES,
     Backend,
     Lane,
@@ -29,6 +31,7 @@ from backends.models import (
     OperationState,
     Switchboard,
 )
+from backends.services.attaching import refuse_if_others
 from backends.services.recording import ended_event
 from backends.services.rows import operation_publish
 
@@ -137,7 +140,7 @@ def backend_on_demand(
             return None
         kind = OperationKind.SWITCH if leaving else OperationKind.START
         system = Actor(user=None, surface="system", request_id=actor.request_id)
-        row = _operation_create(system, backend, kind, changes, leaving.name if leaving else "")
+        row = operation_create(system, backend, kind, changes, leaving.name if leaving else "")
         event_record(
             actor=actor,
             event="operation.on_demand",
@@ -237,10 +240,11 @@ def _operation_ask(
                 "stopped. Start the site with: mh up"
             )
             raise WorkerUnavailable(msg, retry_after=5)
+        refuse_if_others(backend, kind, foreground=foreground)
         leaving = _leaving_allowed(actor, backend, changes) if kind == OperationKind.SWITCH else ""
         with transaction.atomic():
             return _operation_create_or_join(actor, backend, kind, changes, leaving)
-    except (InvalidOptions, OperationConflict, WorkerUnavailable) as exc:
+    except (EngineAttached, InvalidOptions, OperationConflict, WorkerUnavailable) as exc:
         refused(actor, name, kind, exc.message)
         raise
 
@@ -273,9 +277,9 @@ def _operation_create_or_join(
 ) -> Operation:
     backend = Backend.objects.select_for_update().get(pk=backend.pk)
     waiting = list(
-        Operation.objects.filter(backend=backend, state__in=OPEN_OPERATION_STATES).order_by(
-            "created_at"
-        )
+        Operation.objects.filter(
+            backend=backend, lane=Lane.GPU, state__in=OPEN_OPERATION_STATES
+        ).order_by("created_at")
     )
     same = [row for row in waiting if row.kind == kind and row.request == changes]
     if same and same[-1] is waiting[-1] and not same[-1].cancel_requested:
@@ -297,19 +301,22 @@ def _operation_create_or_join(
             f"cancel it: POST /api/llm-backend/operations/{waiting[-1].pk}/cancel"
         )
         raise OperationConflict(msg)
-    return _operation_create(actor, backend, kind, changes, leaving)
+    return operation_create(actor, backend, kind, changes, leaving)
 
 
-def _operation_create(
+def operation_create(
     actor: Actor, backend: Backend, kind: OperationKind, changes: dict[str, Any], leaving: str
 ) -> Operation:
+    """Make the row, with its audit event, and wake the worker. Within a transaction."""
+    lane = Lane.MODELS if kind in MODELS_KINDS else Lane.GPU
     row = Operation.objects.create(
         kind=kind,
+        lane=lane,
         backend=backend,
         from_backend=leaving,
         node=backend.node,
         request=changes,
-        eta_seconds=selectors.start_seconds_expected(backend, kind),
+        eta_seconds=selectors.start_seconds_expected(backend, kind) if lane == Lane.GPU else None,
         requested_by=actor.user,
         requested_by_name=actor.name,
         request_id=actor.request_id,

@@ -69,11 +69,11 @@ def backend_transition(
             before={"state": old.state},
             after={"state": to.value, "model": fields.get("model", old.model)},
         )
-        transaction.on_commit(lambda: _tell(name))
+        transaction.on_commit(lambda: serving_tell(name))
     return True
 
 
-def _tell(name: str) -> None:
+def serving_tell(name: str) -> None:
     """Tell those who watch, and the requests that come, what serves now."""
     row = Backend.objects.get(name=name)
     serves = lifecycle.is_serving(State(row.state))

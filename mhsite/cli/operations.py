@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 POLL_SECONDS: Final = 0.1
 #: A worker silent for this long will not go on with the operation; it is taken over here.
 WORKER_LOST_SECONDS: Final = 10.0
+#: Seconds between two looks here at whether an operation that somebody runs has been left.
+RUN_AGAIN_SECONDS: Final = 1.0
 ENDED_WELL: Final = "succeeded"
 OPEN: Final = frozenset({"queued", "running"})
 Ask = Callable[..., "Operation"]
@@ -70,7 +72,7 @@ class Follower:
         self._id = operation_id
         self._out = out
         self._runner: threading.Thread | None = None
-        self._worker_seen = time.monotonic()
+        self._worker_seen = self._ran_at = time.monotonic()
         if foreground:
             self._run_here()
 
@@ -112,15 +114,25 @@ class Follower:
     def _take_over_if_lost(self) -> None:
         from backends import selectors
 
-        if self._runner is not None or selectors.worker_alive():
+        if self._runner is not None and not self._runner.is_alive():
+            # Another runner has it, or had: one that was killed is only known by its silence.
+            if time.monotonic() - self._ran_at > RUN_AGAIN_SECONDS:
+                self._run_here()
+        elif self._runner is not None or selectors.worker_alive():
             self._worker_seen = time.monotonic()
         elif time.monotonic() - self._worker_seen > WORKER_LOST_SECONDS:
             self._out.note("The site's worker is gone; going on here.")
             self._run_here()
 
     def _run_here(self) -> None:
-        self._runner = threading.Thread(target=_run_operations, name="operations", daemon=True)
+        from backends import selectors
+
+        lane = selectors.operation_get(self._id).lane
+        self._runner = threading.Thread(
+            target=_run_operations, args=(lane,), name="operations", daemon=True
+        )
         self._runner.start()
+        self._ran_at = time.monotonic()
 
     def _finish(self) -> None:
         from backends import bus
@@ -130,14 +142,15 @@ class Follower:
         bus.flush(timeout=1.0)
 
 
-def _run_operations() -> None:
+def _run_operations(lane: str) -> None:
     from django.conf import settings
     from django.db import connections
 
+    from backends.models import Lane
     from backends.operations.runner import run_operations
 
     try:
-        run_operations(settings.MH_NODE)
+        run_operations(settings.MH_NODE, Lane(lane))
     except MhError as exc:
         print_error(exc.body(""), as_json=False)
     finally:

@@ -11,8 +11,8 @@ from django.conf import settings
 
 from accounts.actors import Actor
 from accounts.errors import MhError
-from backends import gpu, selectors, services, supervisor
-from backends.models import OPEN_OPERATION_STATES, Backend, Operation
+from backends import gpu, selectors, services, standby, supervisor
+from backends.models import OPEN_OPERATION_STATES, Backend, Lane, Operation
 from backends.supervisor import Instance
 
 logger = logging.getLogger(__name__)
@@ -66,6 +66,12 @@ def running_instances() -> set[Instance]:
     }
 
 
+def standbys_end() -> None:
+    """End every process that only waits to become an engine: without the site nobody chooses one."""
+    for row in selectors.backend_list():
+        standby.discard_all(settings.MH_HOME, row.name)
+
+
 class Departure:
     """Stops the engines started since ``before`` was taken."""
 
@@ -89,7 +95,7 @@ class Departure:
         if foreground and asked:
             from backends.operations.runner import run_operations
 
-            run_operations(settings.MH_NODE)
+            run_operations(settings.MH_NODE, Lane.GPU)
         self._wait(asked, hurry)
         return not self._mine()
 

@@ -19,12 +19,15 @@ from backends.engines.base import (
     Transfer,
     never,
 )
+from backends.engines.estimates import Estimate
 from backends.engines.ollama import (
     client,
     command,
+    estimate,
     installation,
     library,
     log,
+    names,
     preflight,
     running,
     store,
@@ -46,6 +49,7 @@ class OllamaEngine(Engine):
         openai_api=True,
         structured_output=True,
     )
+    units: ClassVar[tuple[str, ...]] = ("ollama.service",)
 
     def detect(self) -> Detection:
         """Look for the program; its version is asked once."""
@@ -58,6 +62,10 @@ class OllamaEngine(Engine):
     def preflight(self, options: OllamaOptions) -> list[Problem]:
         """Check program, network, models folder and model."""
         return preflight.preflight(options)
+
+    def estimate(self, options: OllamaOptions) -> Estimate:
+        """Read the header of the model's file."""
+        return estimate.estimate(options)
 
     def launch(self, options: OllamaOptions) -> Launch:
         """Build the command; raises ``EngineNotInstalled``."""
@@ -135,10 +143,23 @@ class OllamaEngine(Engine):
         *,
         report: Callable[[Transfer], None],
         cancelled: Cancelled = never,
+        options: OllamaOptions | None = None,
     ) -> None:
         """Download a model, byte by byte."""
+        del options
         library.pull(target, model, report=report, cancelled=cancelled)
 
-    def delete(self, target: Target, model: str, *, timeout: float) -> None:
+    def delete(
+        self, target: Target, model: str, *, timeout: float, options: OllamaOptions | None = None
+    ) -> None:
         """Delete a model."""
+        del options
         library.delete(target, model, timeout)
+
+    def is_same_model(self, one: str, other: str) -> bool:
+        """Compare whole names: ``qwen3`` is ``qwen3:latest``."""
+        return names.is_same(one, other)
+
+    def library_launch(self, options: OllamaOptions, port: int) -> Launch:
+        """Build the command of a server for the store alone; raises ``EngineNotInstalled``."""
+        return command.library_launch(options, installation.find(), port)

@@ -54,14 +54,28 @@ def _name_of(manifest: Path) -> str:
 
 
 def _model(store: Path, manifest: Path) -> ModelInfo:
-    layers = _layers(manifest)
+    layers, facts = _layers(manifest), _facts(store, manifest)
     problem = _damage(store, layers) if layers else "Its manifest cannot be read."
     return ModelInfo(
         id=_name_of(manifest),
         path=str(manifest),
         size_bytes=sum(size for _, size in layers),
         problem=f"{problem} Pull it again: mh ollama pull {_name_of(manifest)}" if problem else "",
+        place="store",
+        architecture=str(facts.get("model_family") or ""),
+        quantization=str(facts.get("file_type") or ""),
     )
+
+
+def _facts(store: Path, manifest: Path) -> dict[str, Any]:
+    """Return what the configuration in a model's store says of it; empty where it cannot be read."""
+    try:
+        config = json.loads(manifest.read_bytes())["config"]["digest"].replace(":", "-")
+        with (store / "blobs" / config).open("rb") as file:
+            found = json.loads(file.read(_MANIFEST_MAX))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _layers(manifest: Path) -> list[tuple[str, int]]:
@@ -71,7 +85,7 @@ def _layers(manifest: Path) -> list[tuple[str, int]]:
             content = json.loads(file.read(_MANIFEST_MAX))
         parts: list[dict[str, Any]] = [*content["layers"], content["config"]]
         return [(str(part["digest"]), int(part["size"])) for part in parts]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return []
 
 

@@ -7,6 +7,7 @@ from backends import leases, services, supervisor
 from backends.lifecycle import State
 from backends.models import OperationKind
 from backends.operations.context import Context
+from backends.operations.steps import attached, gpu_guard
 
 #: Seconds between two looks at whether a starting engine is ready (FAULTS 48).
 POLL_SECONDS: Final = 0.05
@@ -57,12 +58,19 @@ def release(ctx: Context) -> None:
 
 def release_one(ctx: Context) -> None:
     """Stop the backend of ``ctx``; what still streams from it is cut, and told so."""
+    gpu_guard.still_ours(ctx)
     backend = ctx.backend
+    if backend.attached:
+        attached.release(ctx, cut=_cut_requests)
+        leases.gate_open(backend.name)
+        return
     inst = ctx.instance
     services.backend_transition(actor=ctx.actor, name=backend.name, to=State.STOPPING)
     _cut_requests(backend.name)
     ctx.say(f"stopping {ctx.engine.title}", 0.3)
+    held = gpu_guard.note(ctx)
     stop_instances(ctx, inst)
+    gpu_guard.give_back(ctx, held)
     services.backend_transition(
         actor=ctx.actor, name=backend.name, to=State.STOPPED, instance_id="", model="", endpoint=""
     )
@@ -82,9 +90,10 @@ def _cut_requests(backend: str) -> None:
 
 def stop_instances(ctx: Context, current: supervisor.Instance | None) -> None:
     """Stop the known start, and any other of this backend that is still there."""
+    gpu_guard.still_ours(ctx)
     instances = supervisor.find(ctx.home, ctx.name)
     if current is not None and current not in instances:
         instances.append(current)
-    grace = ctx.launch.stop_timeout
+    grace = float(getattr(ctx.options, "stopTimeoutSeconds", 10))  # its program may be gone by now
     for inst in instances:
         supervisor.stop(inst, grace=grace)

@@ -127,6 +127,11 @@ class WholeSite:
         assert answer.status_code in {200, 202}, f"{path}: {answer.status_code} {answer.text}"
         return dict(answer.json())
 
+    def post_created(self, path: str, body: Any) -> dict[str, Any]:
+        answer = self.client.post(path, json=body)
+        assert answer.status_code == 201, f"{path}: {answer.status_code} {answer.text}"
+        return dict(answer.json())
+
     def ask(self, kind: str, name: str, wait: float = 0, **body: Any) -> dict[str, Any]:
         """Ask for an operation; return it, ended where ``wait`` seconds allow."""
         if kind == "switch":
@@ -264,7 +269,9 @@ class WholeSite:
         if said["state"] not in expected:
             return [f"{name} is {said['state']}"]
         if is_there != expected[said["state"]] or said["running"] != (said["state"] == "ready"):
-            return [f"{name} is said to be {said['state']}; engines, children, keepers, port: {is_there}"]
+            return [
+                f"{name} is said to be {said['state']}; engines, children, keepers, port: {is_there}"
+            ]
         if said["state"] != "ready":
             return []
         health = httpx.get(f"http://127.0.0.1:{self.ports[name]}/health", trust_env=False)
