@@ -91,10 +91,13 @@ def _check_port(ctx: Context, backend: Backend, launch: Launch) -> None:
 
 
 def _is_to_be_released(ctx: Context, port: int) -> bool:
-    """Return whether the port is held by the engine that is stopped first."""
+    """Return whether the port is held by the engine that is stopped first, or by a start nobody remembers."""
     leaving = ctx.leaving
     inst = leaving.instance if leaving else None
-    return inst is not None and supervisor.owns_listener(inst, port)
+    if inst is not None and supervisor.owns_listener(inst, port):
+        return True
+    strays = supervisor.find(ctx.home, ctx.name)
+    return any(supervisor.owns_listener(stray, port) for stray in strays)
 
 
 def _preflight_error(problems: list[Problem]) -> PreflightFailed:

@@ -16,9 +16,7 @@ import pytest
 from backends.operations import plans
 from tests.backends.faults import killing
 from tests.backends.faults.killing import ENGINES, Case
-from tests.backends.faults.whole_site import WholeSite, until, whole_site
-
-pytestmark = [pytest.mark.faults, pytest.mark.process, pytest.mark.timeout(300)]
+from tests.backends.faults.whole_site import WholeSite, until
 
 #: Seconds from a kill until what the site says is true again, on a machine that is not overloaded.
 TRUE_WITHIN = 15.0
@@ -26,9 +24,11 @@ ENDED = {"succeeded", "failed", "rolled_back", "cancelled"}
 
 
 @pytest.fixture(scope="module")
-def site() -> Iterator[WholeSite]:
-    with whole_site() as running:
-        yield running
+def site(running_site: WholeSite) -> Iterator[WholeSite]:
+    """The site, as the case before left it."""
+    running_site.calm()
+    yield running_site
+    running_site.calm()
 
 
 def test_every_kind_of_operation_is_killed() -> None:
