@@ -61,7 +61,8 @@ MEMORY_OPTIONS: Final = frozenset(
     {
         "revision", "gpuMemoryUtilization", "maxModelLen", "kvCacheDtype", "cpuKvCacheGiB", "dtype",
         "quantization", "tensorParallelSize", "pipelineParallelSize", "enforceEager", "gpus",
-        "kvCacheMemoryGiB", "cpuOffloadGiB", "maxNumSeqs", "maxNumBatchedTokens", "enableLora",
+        "kvCacheMemoryGiB", "kvOffloadGiB", "cpuOffloadGiB", "maxNumSeqs", "maxNumBatchedTokens",
+        "enableLora",
         "loraModules", "maxLoras", "maxLoraRank", "extraArguments",
     }
 )  # fmt: skip

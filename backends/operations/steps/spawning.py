@@ -8,9 +8,11 @@ from backends import leases, services, standby, supervisor
 from backends.engines.base import Launch
 from backends.errors import StartFailed
 from backends.lifecycle import State
-from backends.models import OperationKind
+from backends.models import OperationKind, StartKind
 from backends.operations.context import Context
 from backends.operations.steps import gpu_guard
+from backends.operations.steps.parking import squatter
+from backends.operations.steps.stopping import release_one
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +22,7 @@ def begin_ahead(ctx: Context) -> None:
 
     Only where something runs now. It is used by ``spawn``, or ended by ``discard_unwanted``.
     """
-    if ctx.operation.kind not in {OperationKind.SWITCH, OperationKind.RESTART}:
+    if ctx.operation.kind == OperationKind.START:
         return
     if ctx.leaving is None:
         return
@@ -28,6 +30,18 @@ def begin_ahead(ctx: Context) -> None:
         standby.ensure(ctx.home, ctx.name, ctx.engine.standby(ctx.options))
     except (MhError, OSError) as exc:
         logger.warning("no launcher of %s ahead: %s", ctx.name, exc)
+
+
+def begin_keeper(ctx: Context) -> None:
+    """Have the keeper of what is to start get ready while the rest is checked; ``end_keeper`` ends it."""
+    if ctx.operation.kind == OperationKind.START and ctx.instance is None:
+        ctx.keeper = supervisor.begin_keeper(supervisor.new_instance(ctx.home, ctx.name))
+
+
+def end_keeper(ctx: Context) -> None:
+    """End a keeper that was begun and has nothing to keep."""
+    if ctx.keeper is not None:
+        ctx.keeper.end_unused()
 
 
 def discard_unwanted(ctx: Context) -> None:
@@ -41,24 +55,43 @@ def discard_unwanted(ctx: Context) -> None:
 
 def spawn(ctx: Context, launch: Launch) -> supervisor.Instance:
     """Make the engine's process and record it: a standby that becomes it, or a new one."""
-    backend = ctx.backend
-    for stray in supervisor.find(ctx.home, backend.name):
-        supervisor.stop(stray, grace=launch.stop_timeout)
-    chosen = standby.choose(ctx.home, backend.name, ctx.engine.standby(ctx.options))
-    if chosen is not None:
-        _record(ctx, chosen, launch)
-        inst = chosen
-        try:
-            gpu_guard.spawn(ctx, chosen, lambda: _tell(chosen, launch))
-        except StartFailed as exc:
-            inst = _instead(ctx, chosen, launch, exc.message)
-    else:
-        inst = supervisor.new_instance(ctx.home, backend.name)
-        with supervisor.keeper_ahead(inst) as ahead:
-            _record(ctx, inst, launch)
-            gpu_guard.spawn(ctx, inst, lambda: supervisor.spawn(inst, launch, ahead=ahead))
-    supervisor.prune(ctx.home, backend.name)
+    if (parked := squatter(ctx, launch.port)) is not None:
+        release_one(ctx.on(parked.name))
+    chosen = standby.choose(ctx.home, ctx.name, ctx.engine.standby(ctx.options))
+    inst = _spawn_chosen(ctx, chosen, launch) if chosen else _spawn_new(ctx, launch)
+    supervisor.prune(ctx.home, ctx.name)
     return inst
+
+
+def _spawn_new(ctx: Context, launch: Launch) -> supervisor.Instance:
+    ahead = ctx.keeper or supervisor.begin_keeper(supervisor.new_instance(ctx.home, ctx.name))
+    ctx.keeper = None
+    inst = ahead.inst
+    try:
+        _stop_strays(ctx, launch)
+        _record(ctx, inst, launch)
+        gpu_guard.spawn(ctx, inst, lambda: supervisor.spawn(inst, launch, ahead=ahead))
+    finally:
+        ahead.end_unused()
+    return inst
+
+
+def _spawn_chosen(ctx: Context, chosen: supervisor.Instance, launch: Launch) -> supervisor.Instance:
+    _stop_strays(ctx, launch, but=chosen)
+    _record(ctx, chosen, launch)
+    try:
+        gpu_guard.spawn(ctx, chosen, lambda: _tell(chosen, launch))
+    except StartFailed as exc:
+        return _instead(ctx, chosen, launch, exc.message)
+    ctx.start_kind = StartKind.STANDBY
+    return chosen
+
+
+def _stop_strays(ctx: Context, launch: Launch, but: supervisor.Instance | None = None) -> None:
+    """End what is left of earlier starts, before there are two."""
+    for stray in supervisor.find(ctx.home, ctx.name):
+        if stray != but:
+            supervisor.stop(stray, grace=launch.stop_timeout)
 
 
 def _record(ctx: Context, inst: supervisor.Instance, launch: Launch) -> None:
@@ -68,7 +101,7 @@ def _record(ctx: Context, inst: supervisor.Instance, launch: Launch) -> None:
         "instance_id": inst.instance_id,
         "endpoint": launch.endpoint,
         "model": launch.served_model,
-        "started_options": ctx.plain_options,
+        "started_options": ctx.started_options,
     }
     with services.gpu_lease_held(backend=backend.name, fencing=ctx.fencing):
         if backend.state == State.STARTING:
@@ -102,6 +135,7 @@ def _instead(
 ) -> supervisor.Instance:
     """Start a new instance in place of one that failed."""
     logger.warning("%s is started another way: %s", ctx.name, reason)
+    ctx.start_kind = StartKind.COLD
     supervisor.stop(failed, grace=0.5)
     inst = supervisor.new_instance(ctx.home, ctx.name)
     with services.gpu_lease_held(backend=ctx.name, fencing=ctx.fencing):
