@@ -38,7 +38,7 @@ GRAPH_BYTES: Final = 500 * MIB
 #: No CUDA process has been seen to take less.
 CUDA_LEAST: Final = 200 * MIB
 #: API server, engine core and one worker without weights and cache: measured, docs/explanation/plan.md.
-CPU_BYTES: Final = 2100 * MIB
+CPU_BYTES: Final = 1700 * MIB
 CPU_LEAST: Final = 600 * MIB
 
 _CAST: Final = {"float": 32, "float32": 32}
