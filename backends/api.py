@@ -116,8 +116,46 @@ class DetectView(APIView):
     )
     def get(self, request: Request) -> Response:
         """Say for every engine whether it is installed and running, its version, and why not."""
-        access.require(actor_of(request), Permission.STATUS_READ)
-        return Response(selectors.detect())
+        actor = actor_of(request)
+        access.require(actor, Permission.STATUS_READ)
+        return Response(selectors.detect_for(actor, selectors.detect()))
+
+
+class AutoView(APIView):
+    """The backend picked by rule."""
+
+    @extend_schema(
+        request=None, responses=_OPERATION, parameters=[_WAIT], operation_id="backend_auto"
+    )
+    def post(self, request: Request) -> Response:
+        """Pick a running engine, else an installed one, vLLM before Ollama; switch to it if it does not run."""
+        actor = actor_of(request)
+        services.auto_check(actor=actor)
+        wait = _wait_seconds(request)
+        return _operation_response(services.backend_auto(actor=actor), wait)
+
+
+class StartupView(APIView):
+    """What happens when the site comes up."""
+
+    @extend_schema(responses=serializers.StartupResponse, operation_id="startup")
+    def get(self, request: Request) -> Response:
+        """Return the start-up behaviour, the active backend, and which backends are started by themselves."""
+        services.startup_check(actor=actor_of(request))
+        return Response(selectors.startup())
+
+    @extend_schema(
+        request=serializers.StartupRequest,
+        responses={200: serializers.StartupResponse},
+        operation_id="startup_set",
+    )
+    def patch(self, request: Request) -> Response:
+        """Change the start-up behaviour, or which backends are started by themselves."""
+        actor = actor_of(request)
+        services.startup_check(actor=actor)
+        body = _parsed(serializers.StartupRequest, request)
+        services.startup_set(actor=actor, **body)
+        return Response(selectors.startup())
 
 
 class StartView(APIView):
@@ -258,19 +296,45 @@ class ModelView(APIView):
         return _operation_response(row, wait)
 
 
+class PlanView(APIView):
+    """Does it fit?"""
+
+    @extend_schema(
+        request=serializers.StartRequest,
+        responses={200: serializers.PlanResponse},
+        operation_id="backend_plan",
+    )
+    def post(self, request: Request, name: str) -> Response:
+        """Say whether the backend would fit, with the numbers and what would help; changes nothing."""
+        _require_operator(request, name, Permission.BACKENDS_OPERATE)
+        body = _parsed(serializers.StartRequest, request)
+        plan = selectors.backend_plan(name, body.get("model"), body.get("options"))
+        return Response(plan.payload())
+
+
 class LogsView(APIView):
     """The engine's log."""
 
     @extend_schema(
         responses=serializers.LogResponse,
-        parameters=[OpenApiParameter("lines", OpenApiTypes.INT, description="at most 5000")],
+        parameters=[
+            OpenApiParameter("lines", OpenApiTypes.INT, description="at most 5000"),
+            OpenApiParameter(
+                "start",
+                OpenApiTypes.STR,
+                description="id of a start; the current one by default, else the one before it",
+            ),
+        ],
         operation_id="backend_logs",
     )
     def get(self, request: Request, name: str) -> Response:
-        """Return the last lines of the current start's log, or of the one before it."""
+        """Return the last lines of a start's log, and which starts there are."""
         _require_operator(request, name, Permission.LOGS_READ)
         lines = _number(request, "lines", 200, 5000)
-        return Response({"backend": name, "lines": selectors.backend_log(name, lines)})
+        start = request.query_params.get("start", "")
+        found = selectors.backend_log(name, lines, start=start)
+        starts = selectors.backend_starts(name)
+        return Response({"backend": name, "lines": found, "starts": starts})
 
 
 class OperationsView(APIView):

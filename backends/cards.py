@@ -60,7 +60,7 @@ STEP_WORDS: Final[dict[str, str]] = {
     "stop": "Stop the engine",
     "start": "Start the engine",
     "warm": "Ask for a first token",
-    "commit": "Let requests in",
+    "commit": "Make it the active one",
     "resume": "Let requests in again",
     "rollback": "Clean up",
     "download": "Download the model",
@@ -306,8 +306,13 @@ def _step(step: Mapping[str, Any], *, said: str | None) -> Step:
     )
 
 
-def bytes_text(count: float) -> str:
-    """Return a number of bytes for a person: ``2.1 GB`` (1 GB = 2**30 bytes, as GPUs are sold)."""
+def bytes_text(count: float | None) -> str:
+    """Return a number of bytes for a person: ``2.1 GB`` (1 GB = 2**30 bytes, as GPUs are sold).
+
+    What nobody knows is ``NOTHING``.
+    """
+    if count is None:
+        return NOTHING
     gigabytes = count / 2**30
     return f"{gigabytes:.1f} GB" if gigabytes >= 1 else f"{count / 2**20:.0f} MB"
 

@@ -1,10 +1,11 @@
 """Errors of backends.
 
 MhError
-├── NotFound         ── UnknownBackend, UnknownOperation, UnknownModel
-├── Conflict         ── OperationConflict, OperationLost, ModelInUse, ModelNotOurs, CannotDo
+├── NotFound         ── UnknownBackend, UnknownOperation, UnknownModel, UnknownStart
+├── Conflict         ── OperationConflict, OperationLost, ModelInUse, ModelNotOurs, CannotDo,
+│                       EngineAttached
 ├── Invalid          ── InvalidOptions, PreflightFailed
-├── Unavailable      ── WorkerUnavailable, BackendNotRunning
+├── Unavailable      ── WorkerUnavailable, BackendNotRunning ── BackendHeld, BackendMoved
 └── UpstreamFailed   ── StartFailed, StopFailed, PullFailed, DeleteFailed
 """
 
@@ -27,6 +28,12 @@ class UnknownModel(NotFound):
     """The engine does not have this model."""
 
     code = "model_not_found"
+
+
+class UnknownStart(NotFound):
+    """No start with this id is kept."""
+
+    code = "start_not_found"
 
 
 class OperationConflict(Conflict):
@@ -83,6 +90,12 @@ class EngineNotInstalled(Conflict):
     code = "engine_not_installed"
 
 
+class EngineAttached(Conflict):
+    """Somebody else started the engine, so it is not ours to end."""
+
+    code = "attached"
+
+
 class WorkerUnavailable(Unavailable):
     """No worker of the GPU machine is running."""
 
@@ -93,6 +106,14 @@ class BackendNotRunning(Unavailable):
     """The backend that should answer is not running."""
 
     code = "backend_not_running"
+
+
+class BackendHeld(BackendNotRunning):
+    """The backend is being switched or restarted: requests wait for it."""
+
+
+class BackendMoved(BackendNotRunning):
+    """What the request was to be sent to does not serve any more; something else may."""
 
 
 class StartFailed(UpstreamFailed):

@@ -14,6 +14,9 @@ log = structlog.get_logger(__name__)
 
 #: Seconds between attempts to reach a driver that is not there or does not answer.
 RETRY_INTERVAL: Final = 10.0
+#: What the binding raises where the driver has no answer: its own errors, and those of a binding and a
+#: driver that do not fit together (functions that are missing, text that cannot be decoded).
+_NO_ANSWER: Final = (pynvml.NVMLError, AttributeError, TypeError, ValueError, OSError)
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,21 @@ class Gpu:
     #: Percent of the last sampling period in which a kernel ran.
     utilization: int | None
     processes: tuple[GpuProcess, ...] = ()
+    #: Whether the driver said who uses it; without, ``processes`` is empty and means nothing.
+    processes_known: bool = True
 
 
 def memory_held(gpus_now: Iterable[Gpu], pids: Collection[int]) -> int | None:
-    """Return the bytes ``pids`` hold on all GPUs; None when one holds an amount that nobody knows."""
-    amounts = [p.memory for gpu in gpus_now for p in gpu.processes if p.pid in pids]
-    return None if None in amounts else sum(amount or 0 for amount in amounts)
+    """Return the bytes ``pids`` hold on all GPUs; None where that is not known.
+
+    Not known is: a process of them holds an amount that the driver does not tell, or a GPU does not
+    say who uses it.
+    """
+    found = list(gpus_now)
+    amounts = [p.memory for gpu in found for p in gpu.processes if p.pid in pids]
+    if None in amounts or not all(gpu.processes_known for gpu in found):
+        return None
+    return sum(amount or 0 for amount in amounts)
 
 
 def gpus() -> list[Gpu]:
@@ -69,8 +81,8 @@ class Reader:
             if not self._ready():
                 return []
             try:
-                count = pynvml.nvmlDeviceGetCount()
-            except pynvml.NVMLError as error:
+                count = int(pynvml.nvmlDeviceGetCount())
+            except _NO_ANSWER as error:
                 self._forget(error)
                 return []
             found = [_read_gpu(index) for index in range(count)]
@@ -87,7 +99,7 @@ class Reader:
             return False
         try:
             pynvml.nvmlInit()
-        except (pynvml.NVMLError, OSError) as error:
+        except _NO_ANSWER as error:
             self._retry_at = self._clock() + RETRY_INTERVAL
             self._say(str(error))
             return False
@@ -115,23 +127,22 @@ class Reader:
 _READER: Final = Reader()
 
 
-def _asked(question: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Return the driver's answer, or None when it has none.
-
-    Attributes and functions missing in a version of the binding, and values it cannot decode, are
-    no answer either.
-    """
+def _asked(question: Callable[..., Any] | None, *args: Any, **kwargs: Any) -> Any:
+    """Return the driver's answer, or None when it has none."""
+    if question is None:
+        return None
     try:
         return question(*args, **kwargs)
-    except (pynvml.NVMLError, AttributeError, TypeError, ValueError, OSError):
+    except _NO_ANSWER:
         return None
 
 
 def _read_gpu(index: int) -> Gpu:
     handle = _asked(pynvml.nvmlDeviceGetHandleByIndex, index)
     if handle is None:
-        return Gpu(index, None, None, None, None, None)
+        return Gpu(index, None, None, None, None, None, processes_known=False)
     memory = _memory(handle)
+    processes = _processes(handle)
     utilization = _asked(pynvml.nvmlDeviceGetUtilizationRates, handle)
     return Gpu(
         index=index,
@@ -140,7 +151,8 @@ def _read_gpu(index: int) -> Gpu:
         memory_total=_number(getattr(memory, "total", None)),
         memory_used=_number(getattr(memory, "used", None)),
         utilization=_number(getattr(utilization, "gpu", None)),
-        processes=_processes(handle),
+        processes=processes or (),
+        processes_known=processes is not None,
     )
 
 
@@ -151,18 +163,31 @@ def _memory(handle: Any) -> Any:
     return memory or _asked(pynvml.nvmlDeviceGetMemoryInfo, handle)
 
 
-def _processes(handle: Any) -> tuple[GpuProcess, ...]:
-    """Return who uses the GPU; a process that both computes and draws is listed once."""
-    found: dict[int, int | None] = {}
-    for question in (
-        "nvmlDeviceGetComputeRunningProcesses",
-        "nvmlDeviceGetGraphicsRunningProcesses",
-    ):
-        for process in _asked(getattr(pynvml, question, None) or list, handle) or ():
-            memory = _number(getattr(process, "usedGpuMemory", None))
-            known = found.get(process.pid)
-            found[process.pid] = memory if known is None else max(known, memory or 0)
+def _processes(handle: Any) -> tuple[GpuProcess, ...] | None:
+    """Return who uses the GPU; None when the driver does not say who computes on it.
+
+    A process that both computes and draws is listed in both, with the same memory; one that is on
+    several MIG instances is listed once for each, with its memory there.
+    """
+    computing = _asked(getattr(pynvml, "nvmlDeviceGetComputeRunningProcesses", None), handle)
+    drawing = _asked(getattr(pynvml, "nvmlDeviceGetGraphicsRunningProcesses", None), handle)
+    found = _by_pid(computing or ())
+    for pid, memory in _by_pid(drawing or ()).items():
+        known = found.get(pid)
+        found[pid] = memory if known is None else max(known, memory or 0)
+    if computing is None and not found:
+        return None
     return tuple(GpuProcess(pid, found[pid]) for pid in sorted(found))
+
+
+def _by_pid(listed: Iterable[Any]) -> dict[int, int | None]:
+    """Add up what each process holds; a part that nobody knows makes the whole unknown."""
+    found: dict[int, int | None] = {}
+    for process in listed:
+        memory = _number(getattr(process, "usedGpuMemory", None))
+        before = found.get(process.pid, 0)
+        found[process.pid] = None if memory is None or before is None else before + memory
+    return found
 
 
 def _text(value: Any) -> str | None:

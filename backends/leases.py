@@ -1,7 +1,9 @@
 """Requests in flight: one lease each in the broker, taken atomically with the check that the gate is open.
 
-A lease lives ``LEASE_SECONDS`` unless its holder renews it, so those of a killed web process vanish.
-Closing the gate makes new requests wait their turn elsewhere; cutting ends those still running.
+A lease lives ``LEASE_SECONDS`` unless its holder renews it, so those of a killed web process vanish. It is
+taken for one token of the backend, what ran there when the request found its way: where something else
+serves by then, the request looks again. A gate that holds makes new requests wait, one that is closed
+refuses them; cutting ends those still running.
 """
 
 import asyncio
@@ -17,7 +19,7 @@ import redis.asyncio
 from django.conf import settings
 
 from backends import bus
-from backends.errors import BackendNotRunning
+from backends.errors import BackendHeld, BackendMoved, BackendNotRunning
 
 logger = logging.getLogger(__name__)
 
@@ -26,13 +28,20 @@ RENEW_SECONDS: Final = 1.0
 #: Seconds a gate stays closed unless the operation that closed it renews it.
 GATE_SECONDS: Final = 30
 
-#: KEYS: gate, leases. ARGV: now, expiry, lease id. Returns 1 when the lease was taken.
+#: KEYS: gate, leases, token of what serves. ARGV: now, expiry, lease id, token the request was sent to.
+#: Returns ``taken``, ``moved``, or what the gate says.
 _TAKE = """
-if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+local gate = redis.call('GET', KEYS[1])
+if gate then return gate end
+local serving = redis.call('GET', KEYS[3])
+if serving and ARGV[4] ~= '' and serving ~= ARGV[4] then return 'moved' end
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', ARGV[1])
 redis.call('ZADD', KEYS[2], ARGV[2], ARGV[3])
-return 1
+return 'taken'
 """
+_TAKEN, _MOVED, _HELD, _CLOSED = "taken", "moved", "held", "closed"
+#: Counts up whenever requests that wait should look again.
+CHANGES: Final = "mh:gates"
 
 
 def _leases(backend: str) -> str:
@@ -55,16 +64,39 @@ def in_flight(backend: str) -> int:
         return 0
 
 
+def _serving(backend: str) -> str:
+    return f"mh:serving:{backend}"
+
+
+def gate_hold(backend: str) -> None:
+    """Have new requests for ``backend`` wait, for the next ``GATE_SECONDS`` (renew by calling again)."""
+    _gate_set(backend, _HELD)
+
+
 def gate_close(backend: str) -> None:
     """Refuse new leases on ``backend`` for the next ``GATE_SECONDS`` (renew by calling again)."""
+    _gate_set(backend, _CLOSED)
+
+
+def _gate_set(backend: str, word: str) -> None:
     with contextlib.suppress(redis.RedisError):
-        bus.redis_client().set(_gate(backend), "closed", ex=GATE_SECONDS)
+        bus.redis_client().set(_gate(backend), word, ex=GATE_SECONDS)
 
 
 def gate_open(backend: str) -> None:
-    """Grant leases on ``backend`` again, and stop cutting."""
-    with contextlib.suppress(redis.RedisError):
-        bus.redis_client().delete(_gate(backend), _cut(backend))
+    """Grant leases on ``backend`` again, and stop cutting; who waits looks again."""
+    with contextlib.suppress(redis.RedisError), bus.redis_client().pipeline() as pipe:
+        pipe.delete(_gate(backend), _cut(backend))
+        pipe.incr(CHANGES)
+        pipe.execute()
+
+
+def serving_set(backend: str, token: str) -> None:
+    """Say what serves on ``backend`` now, ``""`` for nothing: leases for anything else are refused."""
+    with contextlib.suppress(redis.RedisError), bus.redis_client().pipeline() as pipe:
+        pipe.set(_serving(backend), token or "-")
+        pipe.incr(CHANGES)
+        pipe.execute()
 
 
 def cut(backend: str) -> None:
@@ -76,8 +108,9 @@ def cut(backend: str) -> None:
 class _Lease:
     """One request in flight, held by the task that entered ``request_lease``."""
 
-    def __init__(self, backend: str, lease_id: str, task: "asyncio.Task[Any]") -> None:
+    def __init__(self, backend: str, token: str, lease_id: str, task: "asyncio.Task[Any]") -> None:
         self.backend = backend
+        self.token = token
         self.id = lease_id
         self.task = task
         self.was_cut = False
@@ -108,21 +141,27 @@ class _Holder:
         self.waiting: list[tuple[_Command, asyncio.Future[Any]]] = []
         self.sending: asyncio.Task[None] | None = None
 
-    async def add(self, lease: _Lease) -> bool:
+    async def add(self, lease: _Lease) -> str:
+        """Take the lease; return what came of it: ``taken``, ``moved``, ``held`` or ``closed``."""
         now = time.time()
-        keys = [_gate(lease.backend), _leases(lease.backend)]
-        asked = self._ask(("EVAL", _TAKE, 2, *keys, now, now + LEASE_SECONDS, lease.id))
+        keys = [_gate(lease.backend), _leases(lease.backend), _serving(lease.backend)]
+        expiry = now + LEASE_SECONDS
+        asked = self._ask(("EVAL", _TAKE, 3, *keys, now, expiry, lease.id, lease.token))
         try:
-            taken = _checked(await asyncio.shield(asked))
+            word = str(_checked(await asyncio.shield(asked)))
         except asyncio.CancelledError:
             # It may be taken all the same; commands go out in order.
             self._ask(("ZREM", _leases(lease.backend), lease.id))
             raise
-        if taken:
+        if word == _TAKEN:
             self.leases.add(lease)
             if self.renewing is None or self.renewing.done():
                 self.renewing = asyncio.create_task(self._renew())
-        return bool(taken)
+        return word
+
+    async def correct(self, lease: _Lease) -> None:
+        """Say that what ``lease`` is for is what serves: the database says so, and it is the truth."""
+        _checked(await self._ask(("SET", _serving(lease.backend), lease.token)))
 
     async def remove(self, lease: _Lease) -> None:
         self.leases.discard(lease)
@@ -191,25 +230,33 @@ def _holder() -> _Holder:
 
 
 @contextlib.asynccontextmanager
-async def request_lease(backend: str, request_id: str) -> AsyncIterator[None]:
+async def request_lease(
+    backend: str, request_id: str, token: str = "", *, sure: bool = False
+) -> AsyncIterator[None]:
     """Count a request as in flight to ``backend`` while the body runs.
 
     Enter and leave it in the same task. When the backend is stopped under it, the body is cancelled
     and ``BackendNotRunning`` comes out.
 
+    Args:
+        backend: who is to answer.
+        request_id: names the request; need not be unique.
+        token: what serves there, as the request's route says; empty to take whatever does.
+        sure: the route was read twice, and says the same: the broker is behind, not the route.
+
     Raises:
-        BackendNotRunning: the backend is being stopped or switched, was stopped under the request,
-            or the broker is away.
+        BackendHeld: the backend is being switched or restarted; wait.
+        BackendMoved: something else serves there by now; look again.
+        BackendNotRunning: the backend is being stopped, was stopped under the request, or the broker
+            is away.
     """
     task = asyncio.current_task()
     if task is None:
         msg = "request_lease needs a task"
         raise RuntimeError(msg)
     holder = _holder()
-    lease = _Lease(backend, f"{request_id}:{id(task):x}:{time.monotonic_ns()}", task)
-    if not await _taken(holder, lease):
-        msg = f"{backend} is being stopped or switched. Try again in a few seconds."
-        raise BackendNotRunning(msg, code="backend_draining", retry_after=5)
+    lease = _Lease(backend, token, f"{request_id}:{id(task):x}:{time.monotonic_ns()}", task)
+    await _take(holder, lease, sure=sure)
     try:
         yield
     except asyncio.CancelledError:
@@ -222,11 +269,24 @@ async def request_lease(backend: str, request_id: str) -> AsyncIterator[None]:
         await holder.remove(lease)
 
 
-async def _taken(holder: _Holder, lease: _Lease) -> bool:
+async def _take(holder: _Holder, lease: _Lease, *, sure: bool) -> None:
     try:
-        return await holder.add(lease)
+        word = await holder.add(lease)
+        if word == _MOVED and sure:
+            await holder.correct(lease)
+            word = await holder.add(lease)
     except redis.RedisError as exc:
         msg = (
             "The site's broker does not answer. It restarts by itself; try again in a few seconds."
         )
         raise BackendNotRunning(msg, code="broker_unavailable", retry_after=2) from exc
+    if word != _TAKEN:
+        raise _refusal(lease.backend, word)
+
+
+def _refusal(backend: str, word: str) -> BackendNotRunning:
+    if word == _MOVED:
+        return BackendMoved(f"{backend} serves something else by now. Try again.", retry_after=1)
+    msg = f"{backend} is being stopped or switched. Try again in a few seconds."
+    refusal = BackendHeld if word == _HELD else BackendNotRunning
+    return refusal(msg, code="backend_draining", retry_after=5)

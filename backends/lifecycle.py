@@ -53,6 +53,12 @@ ALIVE: Final = frozenset(
 )
 #: States in which requests may be sent to the engine.
 SERVING: Final = frozenset({State.READY, State.DEGRADED})
+#: States in which it is looked whether an engine answers that no operation of ours has started.
+FINDABLE: Final = frozenset({State.STOPPED, State.FAILED})
+#: States from which an engine that somebody else runs can be gone, without any stopping of ours.
+LOSABLE: Final = frozenset(
+    {State.STARTING, State.READY, State.DEGRADED, State.DRAINING, State.PARKED, State.FAILED}
+)
 
 _HEALTH: Final[dict[State, Health]] = {
     State.STOPPED: Health.OFFLINE,

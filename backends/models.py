@@ -106,6 +106,14 @@ class Lane(models.TextChoices):
     MODELS = "models"
 
 
+#: Kinds of operations after which their backend serves.
+SERVING_KINDS = (
+    OperationKind.START,
+    OperationKind.RESTART,
+    OperationKind.SWITCH,
+    OperationKind.CHANGE_MODEL,
+    OperationKind.APPLY,
+)
 #: Kinds of operations that leave the GPU alone.
 MODELS_KINDS = (OperationKind.PULL, OperationKind.DELETE)
 

@@ -17,9 +17,23 @@ from django.db import DatabaseError, connections
 
 from accounts.actors import Actor
 from accounts.errors import MhError
-from backends import bus, gpu, leases, lifecycle, selectors, services, supervisor
+from backends import (
+    booting,
+    bus,
+    gpu,
+    gpu_holders,
+    leases,
+    lifecycle,
+    plan_reading,
+    selectors,
+    services,
+    standby,
+    supervisor,
+)
 from backends.lifecycle import State
+from backends.memory_peaks import Peaks
 from backends.models import OPEN_OPERATION_STATES, Backend, Lane, Operation
+from backends.watching import Watcher
 from backends.words import exit_in_words
 
 logger = logging.getLogger(__name__)
@@ -31,7 +45,7 @@ PROBE_TIMEOUT: Final = 2.0
 CLOSED_AFTER_MISSES: Final = 2
 _LOG_LINES: Final = 400
 #: Keys of a snapshot that change all the time; a change in them alone is no news.
-_NO_NEWS: Final = ("observed_at",)
+_NO_NEWS: Final = ("observed_at", "memory")
 
 
 @dataclass
@@ -40,7 +54,11 @@ class Observer:
 
     node: str = field(default_factory=lambda: settings.MH_NODE)
     missed: dict[str, int] = field(default_factory=dict)
+    reserve: standby.Reserve = field(default_factory=lambda: standby.Reserve(settings.MH_HOME))
     seen: dict[str, Any] = field(default_factory=dict)
+    peaks: Peaks = field(default_factory=Peaks)
+    watcher: Watcher = field(default_factory=Watcher)
+    startup: booting.Startup = field(default_factory=booting.Startup)
     _next_probe: float = 0.0
     _published: dict[str, Any] = field(default_factory=dict)
 
@@ -66,9 +84,11 @@ class Observer:
         for row in rows:
             if row.name not in busy:
                 self._check_process(row)
+        self.watcher.look(rows, busy)
         if time.monotonic() >= self._next_probe:
             self._next_probe = time.monotonic() + PROBE_SECONDS
             self._probe_all(rows, busy)
+            self.startup.tick()
 
     def _busy(self) -> set[str]:
         """Return the backends that an operation is changing now; their states are the runner's."""
@@ -114,25 +134,24 @@ class Observer:
     def _clear_away(self, row: Backend, inst: supervisor.Instance, what: str) -> None:
         """End those who still wait for the engine, and what is left of it; then say what happened."""
         leases.cut(row.name)
+        cleared = False
         try:
             supervisor.stop(inst, grace=1.0)
+            cleared = True
         except MhError as exc:
             logger.error("leftovers of %s: %s", row.name, exc.message)  # noqa: TRY400
         engine = selectors.backend_engine(row)
         reason = engine.failure_reason(supervisor.log_tail(inst, _LOG_LINES))
-        self._fail(row, f"{engine.title} {what}.", reason)
+        self._fail(row, f"{engine.title} {what}.", reason, cleared=cleared)
 
-    def _fail(self, row: Backend, failure: str, detail: str) -> None:
-        services.backend_transition(
+    def _fail(self, row: Backend, failure: str, detail: str, *, cleared: bool = True) -> None:
+        services.backend_lost(
             actor=Actor.system(),
             name=row.name,
-            to=State.FAILED,
             expected=State(row.state),
+            cleared=cleared,
             failure=failure,
             failure_detail=selectors.mask(detail, row),
-            instance_id="",
-            model="",
-            endpoint="",
         )
 
     @staticmethod
@@ -144,16 +163,26 @@ class Observer:
     def _probe_all(self, rows: list[Backend], busy: set[str]) -> None:
         for row in rows:
             self.seen[row.name] = self._probe(row, counted=row.name not in busy)
+            if not busy:
+                self.reserve.look(row.name, selectors.standby_wanted(row))
+        cards = self._gpus(rows)
         snapshot = {
             "observed_at": selectors.now().isoformat(),
             "backends": self.seen,
-            "gpus": self._gpus(rows),
+            "gpus": cards,
+            "memory": plan_reading.memory_now(),
         }
+        for row in rows:
+            self.peaks.see(row, cards, self.seen[row.name].get("memory"))
         bus.snapshot_write(self.node, snapshot)
         self._publish_news(snapshot)
 
     def _probe(self, row: Backend, *, counted: bool) -> dict[str, Any]:
-        facts: dict[str, Any] = {"detection": selectors.detection_now(row)}
+        facts: dict[str, Any] = {
+            "detection": selectors.detection_now(row),
+            "server": self.watcher.facts(row.name),
+        }
+        facts["standby"] = standby.facts(settings.MH_HOME, row.name)
         inst = selectors.backend_instance(row)
         if inst is not None:
             facts["memory"] = supervisor.rss_bytes(inst)
@@ -199,7 +228,9 @@ class Observer:
             if inst is not None
             for pid in supervisor.tree(inst)
         }
-        return [_gpu_payload(card, owners) for card in gpu.gpus()]
+        owners |= {pid: row.name for row in rows for pid in self.watcher.pids(row.name)}
+        holders = gpu_holders.gpu_holders(self.node)
+        return [_gpu_payload(card, owners, holders) for card in gpu.gpus()]
 
     def _publish_news(self, snapshot: dict[str, Any]) -> None:
         """Send the status when something a person would see has changed."""
@@ -212,8 +243,11 @@ class Observer:
             services.status_publish()
 
 
-def _gpu_payload(card: gpu.Gpu, owners: dict[int, str]) -> dict[str, Any]:
+def _gpu_payload(
+    card: gpu.Gpu, owners: dict[int, str], holders: dict[str, list[str]]
+) -> dict[str, Any]:
     payload = asdict(card)
+    payload["holders"] = holders.get(card.uuid or gpu_holders.by_number(card.index), [])
     payload["processes"] = [
         {**process, "backend": owners.get(process["pid"])} for process in payload["processes"]
     ]

@@ -36,9 +36,41 @@ class AvailablePayload(TypedDict):
     in_flight: int
     since: str | None
     memory: int | None
+    #: A launcher kept warm: ``{"state": "warming" | "ready", "memory": bytes}``.
+    standby: dict[str, Any] | None
     metrics: dict[str, float | None]
     reason: str
     failure: str
+
+
+class DetectedPayload(TypedDict):
+    """What was found of one engine on this machine."""
+
+    title: str
+    installed: bool
+    installing: float | None
+    running: bool
+    state: str
+    attached: bool
+    version: str
+    model: str | None
+    endpoint: str
+    #: Program or folder; for operators, as are the next three.
+    path: str
+    #: The systemd service it runs as, where that is not ours.
+    unit: str
+    #: Who listens, where that is not ours.
+    pid: int | None
+    user: str
+    reason: str
+
+
+class StartupPayload(TypedDict):
+    """What happens when the site comes up."""
+
+    behavior: str
+    active: str | None
+    auto_start: dict[str, bool]
 
 
 class StepPayload(TypedDict):

@@ -1,13 +1,14 @@
 """Reads: status, operations, logs, and where a request can be sent."""
 
+import logging
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 from django.conf import settings
 from django.db.models import F, QuerySet
@@ -15,13 +16,32 @@ from django.db.models import F, QuerySet
 from accounts.actors import Actor
 from accounts.errors import MhError
 from accounts.permissions import Permission, is_allowed
-from backends import bus, leases, lifecycle, secrets, supervisor
+from backends import (
+    bus,
+    choice,
+    leases,
+    lifecycle,
+    logs,
+    plan_reading,
+    planning,
+    secrets,
+    supervisor,
+)
 from backends.engines import registry
-from backends.engines.base import Engine, Launch, ModelInfo, Target
-from backends.errors import BackendNotRunning, InvalidOptions, UnknownBackend, UnknownOperation
+from backends.engines.base import Engine, Launch, ModelInfo, Standby, Target
+from backends.engines.estimates import Estimate, unknown
+from backends.errors import (
+    BackendNotRunning,
+    InvalidOptions,
+    UnknownBackend,
+    UnknownModel,
+    UnknownOperation,
+    UnknownStart,
+)
 from backends.lifecycle import State
 from backends.models import (
     OPEN_OPERATION_STATES,
+    SERVING_KINDS,
     Backend,
     Lane,
     Operation,
@@ -33,10 +53,14 @@ from backends.models import (
 from backends.payloads import (
     ActivePayload,
     AvailablePayload,
+    DetectedPayload,
     OperationPayload,
+    StartupPayload,
     StatusPayload,
     StepPayload,
 )
+
+logger = logging.getLogger(__name__)
 
 #: Bytes of log read at once for somebody who follows it.
 _LOG_CHUNK = 256 * 1024
@@ -53,6 +77,8 @@ class ServingTarget:
     target: Target
     #: Whether it is the one that answers who names none.
     active: bool = False
+    #: Which start of the engine, with which model: a lease is taken for this and nothing else.
+    token: str = ""
 
 
 def _iso(moment: datetime | None) -> str | None:
@@ -138,6 +164,20 @@ def backend_launch(backend: Backend, changes: dict[str, Any] | None = None) -> L
     return backend_engine(backend).launch(backend_options(backend, changes))
 
 
+def standby_wanted(backend: Backend) -> Standby | None:
+    """Return what is to be kept waiting for a start of ``backend``; None where nothing is.
+
+    Also None while that cannot be said, for want of an installation or of valid options.
+    """
+    try:
+        options = backend_options(backend)
+        if not getattr(options, "standby", False) or backend.attached:
+            return None
+        return backend_engine(backend).standby(options)
+    except MhError:
+        return None
+
+
 def runs_as_asked(backend: Backend, launch: Launch) -> bool:
     """Return whether ``backend`` serves what ``launch`` would."""
     return (
@@ -189,23 +229,56 @@ def backend_instance(backend: Backend) -> supervisor.Instance | None:
     return supervisor.instance(settings.MH_HOME, backend.name, backend.instance_id)
 
 
-def backend_log(name: str, lines: int = 200) -> list[str]:
-    """Return the last lines of the current start of backend ``name``, or of the one before it."""
+def backend_log(name: str, lines: int = 200, *, start: str = "") -> list[str]:
+    """Return the last lines of a start of backend ``name``, without secrets.
+
+    Args:
+        name: of the backend.
+        lines: at most so many.
+        start: id of the start; empty for the current one, or the one before it.
+
+    Raises:
+        UnknownBackend, UnknownStart.
+    """
     backend = backend_get(name)
-    inst = backend_instance(backend)
-    if inst is None and backend.last_instance_id:
-        inst = supervisor.instance(settings.MH_HOME, backend.name, backend.last_instance_id)
+    inst = _start_kept(backend, start) if start else _last_start(backend)
     if inst is None:
         return []
-    return [mask(line, backend) for line in supervisor.log_tail(inst, lines)]
+    blot = logs.masker(_secret_values(backend))
+    return [blot(line) for line in supervisor.log_tail(inst, lines)]
+
+
+def backend_starts(name: str) -> list[logs.StartLog]:
+    """Return the starts of backend ``name`` whose logs are kept, newest first."""
+    return logs.starts(settings.MH_HOME, backend_get(name).name)
+
+
+def _last_start(backend: Backend) -> supervisor.Instance | None:
+    inst = backend_instance(backend)
+    if inst is None and backend.last_instance_id:
+        return supervisor.instance(settings.MH_HOME, backend.name, backend.last_instance_id)
+    return inst
+
+
+def _start_kept(backend: Backend, start: str) -> supervisor.Instance:
+    kept = supervisor.instances(settings.MH_HOME, backend.name)
+    found = next((inst for inst in kept if inst.instance_id == start), None)
+    if found is None:
+        msg = (
+            f"There is no start {start[:80]!r} of {backend.name}, or its log is no longer kept. Those "
+            f"kept are listed by GET /api/llm-backend/{backend.name}/logs."
+        )
+        raise UnknownStart(msg, param="start")
+    return found
 
 
 def mask(text: str, backend: Backend) -> str:
-    """Return ``text`` with the secret options of ``backend`` blotted out."""
-    for value in secrets.unseal(backend.secrets).values():
-        if value:
-            text = text.replace(value, "•••")
-    return text
+    """Return ``text`` with secrets blotted out: options of ``backend``, and what the site inherited."""
+    return logs.masker(_secret_values(backend))(text)
+
+
+def _secret_values(backend: Backend) -> list[str]:
+    return list(secrets.unseal(backend.secrets).values())
 
 
 def backend_target(backend: Backend) -> Target:
@@ -214,6 +287,11 @@ def backend_target(backend: Backend) -> Target:
     return Target(
         endpoint=backend.endpoint, served_model=backend.model, api_key=keys.get("apiKey", "")
     )
+
+
+def backend_token(backend: Backend) -> str:
+    """Return what tells one start and model of a backend from every other."""
+    return f"{backend.instance_id or backend.endpoint}:{backend.model}"
 
 
 def switchboard() -> Switchboard:
@@ -232,6 +310,63 @@ def _active_of(rows: list[Backend]) -> Backend | None:
     return next((row for row in rows if row.pk == chosen), next(iter(rows), None))
 
 
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Why a request for a backend that does not serve now is worth waiting, and for how long."""
+
+    backend: str
+    #: A sentence for a person.
+    reason: str
+    eta_seconds: float | None = None
+    #: The model it will serve then; empty where that is not known.
+    model: str = ""
+    #: Whether it has to be asked for: nothing under way brings it about.
+    on_demand: bool = False
+    #: The model to ask for; empty for the configured one.
+    wanted: str = ""
+
+
+def waits() -> list[Wait]:
+    """Return what is worth waiting for: first what an operation under way brings, then what may be asked for."""
+    rows = backend_list()
+    coming = Operation.objects.filter(
+        state__in=OPEN_OPERATION_STATES, kind__in=SERVING_KINDS, cancel_requested=False
+    ).select_related("backend")
+    found = {row.backend_id: _coming(row) for row in coming if row.backend in rows}
+    for row in rows:
+        if row.name not in found and backend_options(row).onDemandStart:
+            found[row.name] = _on_demand(row)
+    return list(found.values())
+
+
+def _coming(row: Operation) -> Wait:
+    title = backend_engine(row.backend).title
+    what = "The GPU is moving to" if row.kind == OperationKind.SWITCH else "Waiting for"
+    return Wait(
+        backend=row.backend_id,
+        reason=f"{what} {title}.",
+        eta_seconds=row.eta_seconds,
+        model=_model_of(row.backend, row.request),
+    )
+
+
+def _on_demand(row: Backend) -> Wait:
+    return Wait(
+        backend=row.name,
+        reason=f"{backend_engine(row).title} is started on demand.",
+        eta_seconds=start_seconds_expected(row, OperationKind.START),
+        model=_model_of(row, {}),
+        on_demand=True,
+    )
+
+
+def _model_of(row: Backend, changes: dict[str, Any]) -> str:
+    try:
+        return backend_launch(row, changes).served_model
+    except MhError:  # preflight says why
+        return ""
+
+
 def serving_target(name: str | None = None) -> ServingTarget:
     """Return where a request for backend ``name`` (None: the active one) can be sent now.
 
@@ -245,7 +380,9 @@ def serving_target(name: str | None = None) -> ServingTarget:
         raise BackendNotRunning(msg)
     if not lifecycle.is_serving(State(backend.state)):
         raise _not_serving(backend)
-    return ServingTarget(backend.name, backend.engine, backend_target(backend))
+    return ServingTarget(
+        backend.name, backend.engine, backend_target(backend), token=backend_token(backend)
+    )
 
 
 def _not_serving(backend: Backend) -> BackendNotRunning:
@@ -282,7 +419,9 @@ def serving_targets() -> list[ServingTarget]:
     rows = backend_list()
     active = _active_of(rows)
     found = [
-        ServingTarget(row.name, row.engine, backend_target(row), active=row is active)
+        ServingTarget(
+            row.name, row.engine, backend_target(row), row is active, token=backend_token(row)
+        )
         for row in rows
         if lifecycle.is_serving(State(row.state))
     ]
@@ -299,17 +438,107 @@ def worker_alive() -> bool:
     return bus.worker_alive(settings.MH_NODE)
 
 
-def detect() -> dict[str, dict[str, Any]]:
-    """Return for every backend what is installed and running, from the observer's snapshot."""
+def detect(servers: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, DetectedPayload]:
+    """Return for every backend what is installed and running, and why not.
+
+    Args:
+        servers: what was found answering just now, by backend, as ``foreign.Server.facts``; None for what
+            the observer saw last.
+    """
     snapshot = _snapshot()
+    seen = snapshot.get("backends", {})
     return {
-        backend.name: {
-            key: payload[key]
-            for key in ("title", "installed", "installing", "running", "version", "model", "reason")
-        }
-        for backend in backend_list()
-        for payload in [_available(backend, snapshot)]
+        row.name: _detected(
+            row, snapshot, (servers or {}).get(row.name) or seen.get(row.name, {}).get("server")
+        )
+        for row in backend_list()
     }
+
+
+def _detected(
+    row: Backend, snapshot: dict[str, Any], server: Mapping[str, Any] | None
+) -> DetectedPayload:
+    facts = _available(row, snapshot)
+    found = _detection(row, snapshot)
+    answers = server or {}
+    model = facts["model"] or answers.get("model") or None
+    running = facts["running"] or bool(answers.get("model"))
+    foreign = row.attached or (bool(answers) and not facts["running"])
+    return DetectedPayload(
+        title=facts["title"],
+        installed=facts["installed"],
+        installing=facts["installing"],
+        running=running,
+        state=facts["state"],
+        attached=row.attached,
+        version=answers.get("version") or facts["version"],
+        model=model,
+        endpoint=facts["endpoint"],
+        path=found.get("path", ""),
+        unit=answers.get("unit", "") if foreign else "",
+        pid=answers.get("pid") if foreign else None,
+        user=answers.get("user", "") if foreign else "",
+        reason=_why_not_running(facts, answers, running=running),
+    )
+
+
+def _why_not_running(facts: AvailablePayload, answers: Mapping[str, Any], *, running: bool) -> str:
+    if running:
+        return ""
+    if answers:
+        return f"{facts['title']} answers there and refuses us: set its apiKey to the key it wants."
+    return facts["reason"] or facts["failure"]
+
+
+def detect_for(actor: Actor, found: dict[str, DetectedPayload]) -> dict[str, DetectedPayload]:
+    """Return ``found`` without paths, processes and users, unless ``actor`` operates backends."""
+    if actor.is_system or _is_operator(actor):
+        return found
+    hidden = {"path": "", "unit": "", "pid": None, "user": ""}
+    return {name: cast("DetectedPayload", {**row, **hidden}) for name, row in found.items()}
+
+
+def server_facts(name: str) -> dict[str, Any]:
+    """Return what the observer last saw answering for backend ``name`` that it did not start; empty if nothing."""
+    return _snapshot().get("backends", {}).get(name, {}).get("server") or {}
+
+
+def candidates() -> list[choice.Candidate]:
+    """Return the backends of this machine, as far as the auto-select rule goes."""
+    snapshot = _snapshot()
+    return [
+        choice.Candidate(
+            name=row.name,
+            installed=bool(_detection(row, snapshot)["installed"]),
+            running=_is_up(row) or bool(server_facts(row.name).get("model")),
+        )
+        for row in backend_list()
+        if row.node == settings.MH_NODE
+    ]
+
+
+def why_not_installed(backend: Backend) -> str:
+    """Return why the engine of ``backend`` is not installed, and what to do."""
+    return str(_detection(backend, _snapshot())["reason"] or "not found.")
+
+
+def _is_up(row: Backend) -> bool:
+    return lifecycle.is_serving(State(row.state)) or row.state == State.DRAINING
+
+
+def _detection(row: Backend, snapshot: dict[str, Any]) -> dict[str, Any]:
+    seen = snapshot.get("backends", {}).get(row.name) or {}
+    return seen.get("detection") or detection_now(row)
+
+
+def startup() -> StartupPayload:
+    """Return what happens when the site comes up."""
+    board = switchboard()
+    return StartupPayload(
+        behavior=board.startup_behavior,
+        active=board.active_backend_id,
+        auto_start={row.name: row.auto_start for row in backend_list()},
+    )
 
 
 def detection_now(backend: Backend) -> dict[str, Any]:
@@ -320,6 +549,7 @@ def detection_now(backend: Backend) -> dict[str, Any]:
         "installing": found.installing,
         "version": found.version,
         "reason": found.reason,
+        "path": found.path,
     }
 
 
@@ -384,6 +614,7 @@ def _available(row: Backend, snapshot: dict[str, Any]) -> AvailablePayload:
         in_flight=leases.in_flight(row.name),
         since=_iso(row.state_since),
         memory=seen.get("memory"),
+        standby=seen.get("standby"),
         metrics=seen.get("metrics") or {},
         reason=found["reason"],
         failure=row.failure,
@@ -491,6 +722,97 @@ def start_seconds_expected(backend: Backend, kind: str) -> float | None:
     return median(spans) if spans else None
 
 
+def backend_plan(
+    name: str, model: str | None = None, options: dict[str, Any] | None = None
+) -> planning.Plan:
+    """Return whether backend ``name`` would fit, with ``model`` and ``options`` in place of its own.
+
+    What a switch to it would stop, and what it holds itself, counts as given back. Changes nothing. The
+    model's files are read here; memory is what the observer of its machine last saw.
+
+    Raises:
+        UnknownBackend, InvalidOptions.
+        UnknownModel: it is not on this machine; the message names those that are.
+    """
+    backend = backend_get(name)
+    changes = {**(options or {}), **({} if model is None else {"model": model})}
+    wanted = backend_options(backend, changes)
+    problems = [] if backend.attached else backend_engine(backend).preflight(wanted)
+    for problem in problems:
+        if problem.code == UnknownModel.code:
+            raise UnknownModel(problem.message, param="model")
+    leaving = backend_to_leave(backend, changes)
+    kind = OperationKind.SWITCH if leaving and leaving.pk != backend.pk else OperationKind.START
+    snapshot = bus.snapshot_read(backend.node) or {}
+    machine = plan_reading.machine_seen(snapshot, _alive_on(backend.node))
+    return plan_of(
+        backend,
+        wanted,
+        leaving=[backend.name, *([leaving.name] if leaving else [])],
+        machine=machine or machine_now(backend.node),
+        expected_seconds=start_seconds_expected(backend, kind),
+    )
+
+
+def plan_of(
+    backend: Backend,
+    options: Any,
+    *,
+    leaving: list[str],
+    machine: planning.Machine,
+    expected_seconds: float | None = None,
+) -> planning.Plan:
+    """Return whether ``backend`` fits into ``machine`` with validated ``options`` once ``leaving`` are gone."""
+    engine = backend_engine(backend)
+    estimate = _estimate(engine, options)
+    past = plan_reading.past_start(backend, estimate, options) if estimate else None
+    return planning.plan(
+        backend=backend.name,
+        title=engine.title,
+        estimate=estimate,
+        machine=machine,
+        leaving=leaving,
+        past=past,
+        expected_seconds=expected_seconds,
+    )
+
+
+def _estimate(engine: Engine, options: Any) -> Estimate | None:
+    """Return what ``engine`` says; a bug in its plugin is no reason to refuse a start."""
+    try:
+        return engine.estimate(options)
+    except Exception:
+        logger.exception("%s cannot estimate", engine.name)
+        model = str(getattr(options, "model", ""))
+        return unknown(model, "Estimating it failed; the log of the site says how.")
+
+
+def machine_now(node: str) -> planning.Machine:
+    """Return the memory of the GPU machine ``node`` as it is now; of another machine nothing is known."""
+    if node != settings.MH_NODE:
+        return planning.Machine()
+    starts = [
+        (row.name, inst)
+        for row in backend_list()
+        for inst in [backend_instance(row)]
+        if row.node == node and inst is not None
+    ]
+    return plan_reading.machine_now(
+        {name: supervisor.tree(inst) for name, inst in starts},
+        {name: supervisor.rss_bytes(inst) for name, inst in starts},
+        _alive_on(node),
+    )
+
+
+def _alive_on(node: str) -> list[str]:
+    """Return the backends of ``node`` that hold memory, whoever started them."""
+    return [
+        row.name
+        for row in backend_list()
+        if row.node == node and lifecycle.is_alive(State(row.state))
+    ]
+
+
 def now() -> datetime:
     """Return the time, with its zone."""
     return datetime.now(tz=UTC)
@@ -573,8 +895,7 @@ class LogFollower:
         path = supervisor.log_path(inst)
         if not path.exists():
             return [], fresh
-        text = self._added(path)
-        return [mask(line, backend) for line in text.splitlines()], fresh
+        return mask(self._added(path), backend).splitlines(), fresh
 
     def _added(self, path: Path) -> str:
         """Return whole lines after the last offset; a file that shrank was rotated."""
@@ -585,5 +906,7 @@ class LogFollower:
             file.seek(self._offset)
             data = file.read(_LOG_CHUNK)
         whole = data.rfind(b"\n") + 1
+        if len(data) == _LOG_CHUNK and not whole:
+            whole = len(data)  # a line without end: shown in pieces rather than waited for
         self._offset += whole
         return data[:whole].decode(errors="replace")

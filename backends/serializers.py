@@ -139,6 +139,11 @@ class AvailableResponse(serializers.Serializer[Any]):
     in_flight = serializers.IntegerField()
     since = serializers.DateTimeField(allow_null=True)
     memory = serializers.IntegerField(allow_null=True, help_text="bytes resident")
+    standby = serializers.DictField(
+        allow_null=True,
+        required=False,
+        help_text='a launcher kept warm: {"state": "warming" or "ready", "memory": bytes}',
+    )
     metrics = serializers.DictField(child=serializers.FloatField(allow_null=True))
     reason = serializers.CharField()
     failure = serializers.CharField()
@@ -178,11 +183,22 @@ class ModelListResponse(serializers.Serializer[Any]):
     results = ModelResponse(many=True)
 
 
+class StartLogResponse(serializers.Serializer[Any]):
+    """One start whose log is kept."""
+
+    id = serializers.CharField()
+    started_at = serializers.CharField(allow_null=True)
+    running = serializers.BooleanField()
+    ended = serializers.CharField(help_text="how it ended; empty while it runs")
+    size_bytes = serializers.IntegerField()
+
+
 class LogResponse(serializers.Serializer[Any]):
     """The last lines of a backend's log."""
 
     backend = serializers.CharField()
     lines = serializers.ListField(child=serializers.CharField())
+    starts = StartLogResponse(many=True, help_text="newest first")
 
 
 class DetectionResponse(serializers.Serializer[Any]):
@@ -192,6 +208,74 @@ class DetectionResponse(serializers.Serializer[Any]):
     installed = serializers.BooleanField()
     installing = serializers.FloatField(allow_null=True)
     running = serializers.BooleanField()
+    state = serializers.CharField()
+    attached = serializers.BooleanField(help_text="whether somebody else started it")
     version = serializers.CharField()
     model = serializers.CharField(allow_null=True)
-    reason = serializers.CharField()
+    endpoint = serializers.CharField()
+    path = serializers.CharField(help_text="program or folder; for operators")
+    unit = serializers.CharField(help_text="systemd service it runs as; for operators")
+    pid = serializers.IntegerField(allow_null=True, help_text="for operators")
+    user = serializers.CharField(help_text="for operators")
+    reason = serializers.CharField(help_text="why it does not run, and what to do")
+
+
+class PlanGpuResponse(serializers.Serializer[Any]):
+    """One GPU in a plan. Bytes."""
+
+    index = serializers.IntegerField()
+    name = serializers.CharField()
+    total = serializers.IntegerField(allow_null=True)
+    free = serializers.IntegerField(allow_null=True)
+    freed = serializers.IntegerField(allow_null=True, help_text="given back by what leaves")
+    takes = serializers.IntegerField(help_text="what the engine takes of it")
+    needs = serializers.IntegerField(help_text="what of that it needs")
+
+
+class SuggestionResponse(serializers.Serializer[Any]):
+    """A change that would make it fit."""
+
+    message = serializers.CharField()
+    options = serializers.DictField()
+
+
+class PlanResponse(serializers.Serializer[Any]):
+    """Does it fit? Bytes; null for what is not known."""
+
+    backend = serializers.CharField()
+    model = serializers.CharField()
+    verdict = serializers.ChoiceField(["fits", "fits_after_release", "does_not_fit", "unknown"])
+    certain = serializers.BooleanField(help_text="a start would be refused")
+    because = serializers.CharField()
+    releases = serializers.ListField(child=serializers.CharField())
+    memory = serializers.CharField(help_text="gpu or host; empty when unknown")
+    weights = serializers.IntegerField(allow_null=True, help_text="per GPU, as the next two")
+    kv_cache = serializers.IntegerField(allow_null=True)
+    other = serializers.IntegerField(allow_null=True)
+    needed = serializers.IntegerField(allow_null=True, help_text="on all GPUs, or on the machine")
+    free = serializers.IntegerField(allow_null=True, help_text="of the machine's memory")
+    freed = serializers.IntegerField(allow_null=True)
+    kv_bytes_per_token = serializers.IntegerField(allow_null=True)
+    kv_format = serializers.CharField()
+    context_length = serializers.IntegerField(allow_null=True)
+    context_fits = serializers.IntegerField(allow_null=True, help_text="longest that would fit")
+    spilled = serializers.IntegerField(help_text="kept on the machine because GPUs are too small")
+    measured = serializers.BooleanField(help_text="known from a past start")
+    gpus = PlanGpuResponse(many=True)
+    suggestions = SuggestionResponse(many=True)
+    expected_seconds = serializers.FloatField(allow_null=True)
+
+
+class StartupRequest(StrictSerializer):
+    """What is to happen when the site comes up; what is left out stays as it is."""
+
+    behavior = serializers.CharField(required=False, max_length=16)
+    auto_start = serializers.DictField(child=serializers.BooleanField(), required=False)
+
+
+class StartupResponse(serializers.Serializer[Any]):
+    """What happens when the site comes up."""
+
+    behavior = serializers.CharField(help_text="auto, fallback, or the name of a backend")
+    active = serializers.CharField(allow_null=True)
+    auto_start = serializers.DictField(child=serializers.BooleanField())

@@ -34,6 +34,8 @@ LOG_TAIL_BYTES: Final = 256 << 10
 KEEPER_TIMEOUT: Final = 15.0
 #: Seconds a keeper may take beyond grace and kill wait: leftovers, removal of files, a busy machine.
 KEEPER_MARGIN: Final = 10.0
+#: In the folder of an instance that is no engine yet.
+WAITING_FILE: Final = "waiting.json"
 
 #: Variables of the site's environment that engines inherit. Everything else is the plugin's to say.
 _INHERITED: Final = (
@@ -116,6 +118,24 @@ class Inspection:
     rss_bytes: int
 
 
+@dataclass
+class KeeperAhead:
+    """A keeper that was begun before it is known what it keeps: its Python starts meanwhile.
+
+    One that is not handed to ``spawn`` ends by itself, when told so or with this process.
+    """
+
+    inst: Instance
+    process: "subprocess.Popen[bytes]"
+
+    def end_unused(self) -> None:
+        """End it, and remove the folder of its instance, unless it was used."""
+        if self.process.returncode is not None:
+            return
+        self.process.communicate()  # the end of its input ends it
+        shutil.rmtree(self.inst.folder, ignore_errors=True)
+
+
 @dataclass(frozen=True)
 class _Record:
     """``keeper.json``, as far as it is about this boot of the machine."""
@@ -169,12 +189,32 @@ def _recorded_instances(home: Path, backend: str) -> list[Instance]:
     return [instance(home, backend, name) for name in names]
 
 
+def instances(home: Path, backend: str) -> list[Instance]:
+    """Return every instance whose folder is kept, living or not, newest first."""
+    return _recorded_instances(home, backend)
+
+
 def find(home: Path, backend: str) -> list[Instance]:
     """Return every instance of this site with a living process, newest first.
 
     Found by their records and by the marker in their environment, so also when the keeper was
-    killed, or the records are gone.
+    killed, or the records are gone. Those that only wait to become an engine (``waiting``) are not
+    among them.
     """
+    return [inst for inst in _living(home, backend) if not is_waiting(inst)]
+
+
+def waiting(home: Path, backend: str) -> list[Instance]:
+    """Return every instance that waits to become an engine, newest first; also one that died waiting."""
+    return [inst for inst in _recorded_instances(home, backend) if is_waiting(inst)]
+
+
+def is_waiting(inst: Instance) -> bool:
+    """Return whether an instance is no engine yet: ``backends.standby``."""
+    return (inst.folder / WAITING_FILE).exists()
+
+
+def _living(home: Path, backend: str) -> list[Instance]:
     found = {inst.instance_id: inst for inst in _marked_instances(home, backend)}
     for inst in _recorded_instances(home, backend):
         if inst.instance_id not in found and _known_alive(inst, _read_record(inst)):
@@ -203,7 +243,7 @@ def _marked_instances(home: Path, backend: str) -> Iterator[Instance]:
 
 def prune(home: Path, backend: str, keep: int = 10) -> None:
     """Remove the folders of old starts: all but the ``keep`` newest and those that live."""
-    living = {inst.instance_id for inst in find(home, backend)}
+    living = {inst.instance_id for inst in _living(home, backend)}
     for inst in _recorded_instances(home, backend)[keep:]:
         if inst.instance_id not in living:
             keeper.remove_private_tmp(inst.folder, _read_record(inst, any_boot=True).tmp)
@@ -219,8 +259,15 @@ def spawn(
     *,
     log_max_bytes: int = LOG_MAX_BYTES,
     log_files: int = LOG_FILES,
+    ahead: KeeperAhead | None = None,
 ) -> None:
     """Start an engine under a keeper that outlives us; return when its process exists.
+
+    Args:
+        inst: a new instance.
+        launch: what to start.
+        log_max_bytes, log_files: when its log is rotated, and how many old ones are kept.
+        ahead: its keeper, where ``begin_keeper`` has begun it.
 
     Raises:
         StartFailed: its process could not be made, or this instance was started before.
@@ -239,7 +286,17 @@ def spawn(
             "log_max_bytes": log_max_bytes,
             "log_files": log_files,
         },
+        ahead.process if ahead else None,
     )
+
+
+def begin_keeper(inst: Instance) -> KeeperAhead:
+    """Begin the keeper of a new instance that is about to be spawned.
+
+    Raises:
+        StartFailed: its process could not be made.
+    """
+    return KeeperAhead(inst, _begin_keeper(inst))
 
 
 def adopt(inst: Instance) -> None:
@@ -289,12 +346,21 @@ def _clean_environment() -> dict[str, str]:
     return defaults | inherited | {"PYTHONUNBUFFERED": "1", "SPT_NOENV": "1"}
 
 
-def _run_keeper(inst: Instance, spec: dict[str, Any]) -> None:
+def _run_keeper(
+    inst: Instance, spec: dict[str, Any], ahead: "subprocess.Popen[bytes] | None" = None
+) -> None:
     spec |= {"folder": str(inst.folder), "marker": inst.marker}
+    process = ahead or _begin_keeper(inst)
+    if reason := _keeper_error(process, json.dumps(spec).encode()):
+        raise _not_started(reason)
+
+
+def _begin_keeper(inst: Instance) -> "subprocess.Popen[bytes]":
+    """Start a keeper, which then waits for its specification."""
     passed = {name: os.environ[name] for name in ("PATH", "TMPDIR") if name in os.environ}
     try:
         with _open_private(inst.folder / "keeper.log") as trouble:
-            process = subprocess.Popen(
+            return subprocess.Popen(
                 [sys.executable, "-I", "-S", str(keeper.__file__), inst.marker],
                 env=passed | {"LANG": "C.UTF-8"},
                 cwd="/",
@@ -305,8 +371,6 @@ def _run_keeper(inst: Instance, spec: dict[str, Any]) -> None:
             )
     except OSError as error:
         raise _not_started(f"no keeper: {error}") from error
-    if reason := _keeper_error(process, json.dumps(spec).encode()):
-        raise _not_started(reason)
 
 
 def _keeper_error(process: subprocess.Popen[bytes], spec: bytes) -> str:
@@ -357,7 +421,7 @@ def inspect(inst: Instance) -> Inspection:
         keeper_alive=keeper_alive,
         exit=exit_found,
         pids=pids,
-        rss_bytes=sum(map(_rss, pids)),
+        rss_bytes=sum(map(rss_of, pids)),
     )
 
 
@@ -366,9 +430,16 @@ def tree(inst: Instance) -> tuple[int, ...]:
     return tuple(sorted(process.pid for process in _tree(inst, _read_record(inst))))
 
 
+def processes(inst: Instance) -> frozenset[Process]:
+    """Return every process of an instance that lives or was last seen by its keeper. Searches ``/proc``."""
+    record = _read_record(inst)
+    main = {record.engine} if record.engine else set()
+    return frozenset(_tree(inst, record) | record.known | main)
+
+
 def rss_bytes(inst: Instance) -> int:
     """Return the resident memory of every living process of an instance, after a full search."""
-    return sum(map(_rss, tree(inst)))
+    return sum(map(rss_of, tree(inst)))
 
 
 def wait_exit(inst: Instance, timeout: float) -> ExitRecord | None:
@@ -397,7 +468,8 @@ def _tree(inst: Instance, record: _Record) -> set[Process]:
     )
 
 
-def _rss(pid: int) -> int:
+def rss_of(pid: int) -> int:
+    """Return the resident memory of a process in bytes; 0 when it is gone."""
     fields = keeper.read_bytes(f"/proc/{pid}/statm").split()
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if fields else 0
 

@@ -9,6 +9,8 @@ _ROOT = "api/llm-backend"
 urlpatterns = [
     path(f"{_ROOT}/status", api.StatusView.as_view(), name="backend-status"),
     path(f"{_ROOT}/detect", api.DetectView.as_view(), name="backend-detect"),
+    path(f"{_ROOT}/auto", api.AutoView.as_view(), name="backend-auto"),
+    path(f"{_ROOT}/startup", api.StartupView.as_view(), name="backend-startup"),
     path(f"{_ROOT}/switch", api.SwitchView.as_view(), name="backend-switch"),
     path(f"{_ROOT}/operations", api.OperationsView.as_view(), name="operations"),
     path(f"{_ROOT}/operations/<str:operation_id>", api.OperationView.as_view(), name="operation"),
@@ -22,6 +24,7 @@ urlpatterns = [
     path(f"{_ROOT}/<str:name>/restart", api.RestartView.as_view(), name="backend-restart"),
     path(f"{_ROOT}/<str:name>/config", api.ConfigView.as_view(), name="backend-config"),
     path(f"{_ROOT}/<str:name>/models", api.ModelsView.as_view(), name="backend-models"),
+    path(f"{_ROOT}/<str:name>/plan", api.PlanView.as_view(), name="backend-plan"),
     path(
         f"{_ROOT}/<str:name>/models/<path:model_id>",
         api.ModelView.as_view(),

@@ -43,40 +43,51 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(server: str, engine_arguments: str) -> Iterator[Site]:
-    """Bring the site up on ``server`` and start the fake engine; take all of it down at the end."""
+def up(
+    more: dict[str, str],
+) -> Iterator[tuple[str, Path, dict[str, str], "subprocess.Popen[bytes]"]]:
+    """Bring a site up in a home of its own; yield its URL, home, environment and process."""
     with tempfile.TemporaryDirectory(prefix="mhb-") as home:
         env = {
             **os.environ,
             "MH_HOME": home,
-            "MH_ASGI": server,
             "MH_PORT": "0",
             "MH_DEMO": "0",
             "MH_OWNER_PASSWORD": "benchmark-password",
-            "MH_FAKE_PORT": str(free_port()),
-            "MH_FAKE_ARGS": engine_arguments,
             "MH_LOG_LEVEL": "WARNING",
-            "PYTHONPATH": str(PLUGIN),
+            **more,
         }
         output = Path(home) / "up.out"
         with output.open("wb") as out:
-            up = subprocess.Popen(_mh("up"), cwd=ROOT, env=env, stdout=out, stderr=out)
+            process = subprocess.Popen(_mh("up"), cwd=ROOT, env=env, stdout=out, stderr=out)
         try:
-            url = _wait_ready(up, output)
-            _call(env, "backend", "start", "fake", "--json")
-            token = _call(env, "token", "create", "--name", "benchmark", "--json")["token"]
-            engine = f"http://127.0.0.1:{env['MH_FAKE_PORT']}"
-            yield Site(url.rstrip("/"), engine, str(token), _web(up.pid))
+            yield _wait_ready(process, output).rstrip("/"), Path(home), env, process
         finally:
-            up.send_signal(signal.SIGINT)
-            up.wait(60)
+            process.send_signal(signal.SIGINT)
+            process.wait(60)
+
+
+@contextmanager
+def running(server: str, engine_arguments: str) -> Iterator[Site]:
+    """Bring the site up on ``server`` and start the fake engine; take all of it down at the end."""
+    more = {
+        "MH_ASGI": server,
+        "MH_FAKE_PORT": str(free_port()),
+        "MH_FAKE_ARGS": engine_arguments,
+        "PYTHONPATH": str(PLUGIN),
+    }
+    with up(more) as (url, _home, env, process):
+        call(env, "backend", "start", "fake", "--json")
+        token = call(env, "token", "create", "--name", "benchmark", "--json")["token"]
+        engine = f"http://127.0.0.1:{env['MH_FAKE_PORT']}"
+        yield Site(url, engine, str(token), _web(process.pid))
 
 
 def _mh(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "mhsite.cli", *arguments]
 
 
-def _call(env: dict[str, str], *arguments: str) -> dict[str, object]:
+def call(env: dict[str, str], *arguments: str) -> dict[str, object]:
     ended = subprocess.run(
         _mh(*arguments), cwd=ROOT, env=env, capture_output=True, text=True, check=False
     )

@@ -42,13 +42,24 @@ def _section(options: Any) -> dict[str, Any]:
         options.file_names.get(name, name): {
             key: value for key, value in field.items() if key not in {"group", "restart", "unit"}
         }
-        for name, field in schema["properties"].items()
+        for name, field in _inlined(schema, schema.get("$defs", {}))["properties"].items()
         if name not in hidden
     }
     return _foreseen() | {
         "additionalProperties": False,
         "properties": {**_common(), **properties},
     }
+
+
+def _inlined(part: Any, definitions: dict[str, Any]) -> Any:
+    """Return a part of a schema with what it refers to in place: a section has no ``$defs``."""
+    if isinstance(part, list):
+        return [_inlined(item, definitions) for item in part]
+    if not isinstance(part, dict):
+        return part
+    if "$ref" in part:
+        return _inlined(definitions[part["$ref"].removeprefix("#/$defs/")], definitions)
+    return {key: _inlined(value, definitions) for key, value in part.items() if key != "$defs"}
 
 
 def _foreseen() -> dict[str, Any]:

@@ -12,6 +12,8 @@ MhError
 └── UpstreamTimedOut                      504
 """
 
+from typing import Any
+
 from accounts.errors import (
     Conflict,
     InvalidRequest,
@@ -20,6 +22,7 @@ from accounts.errors import (
     Unavailable,
     UpstreamFailed,
 )
+from backends.selectors import Wait
 
 
 class MethodNotAllowed(MhError):
@@ -54,6 +57,11 @@ class NoRoute(Unavailable):
     """The role is known, and nothing in its chain can answer now."""
 
     code = "no_route"
+
+    def __init__(self, message: str, *, wait: Wait | None = None, **details: Any) -> None:
+        super().__init__(message, **details)
+        #: What would change that, where something is worth waiting for.
+        self.wait = wait
 
 
 class EngineUnreachable(Unavailable):

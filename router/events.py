@@ -1,6 +1,6 @@
 """The events of a chat, as every surface sends them: in ``/ws/chat/`` frames and in ``/api/chat`` streams.
 
-A chat is ``start``, perhaps ``queued``, any number of ``token``, ``reasoning`` and ``tool_call``, and
+A chat is perhaps ``queued``, ``start``, any number of ``token``, ``reasoning`` and ``tool_call``, and
 then exactly one ``done`` or ``error``.
 """
 

@@ -1,9 +1,10 @@
 """Who answers. Pure: what is asked for, the registry and what is serving in; a route out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from backends.selectors import Wait
 from router.errors import NoRoute, UnknownRoute
 
 ROLE_PREFIX = "role:"
@@ -53,6 +54,20 @@ class Engines:
     retry_after: int | None = None
     #: Names of all local backends, serving or not.
     backends: Sequence[str] = ()
+    #: The one that answers who names none.
+    chosen: str = ""
+    #: Backends that are worth waiting for.
+    waits: Sequence[Wait] = ()
+
+    def wait_for(self, backend: str) -> Wait | None:
+        """Return what is worth waiting for where ``backend`` is needed."""
+        return next((wait for wait in self.waits if wait.backend == backend), None)
+
+    @property
+    def wait_for_active(self) -> Wait | None:
+        """Return the same where any backend will do: what is under way, else the chosen one."""
+        coming = next((wait for wait in self.waits if not wait.on_demand), None)
+        return coming or self.wait_for(self.chosen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +122,13 @@ def _not_running(engines: Engines) -> NoRoute:
         engines.why_not or "No engine is running.",
         code=engines.why_code,
         retry_after=engines.retry_after,
+        wait=engines.wait_for_active,
     )
+
+
+def _not_needed(engines: Engines) -> NoRoute:
+    """Return why something cannot answer while something else is under way that will not change that."""
+    return NoRoute(engines.why_not, code=engines.why_code, retry_after=engines.retry_after)
 
 
 def _by_role(role: str, registry: Registry, engines: Engines) -> Route:
@@ -134,6 +155,7 @@ def _by_role(role: str, registry: Registry, engines: Engines) -> Route:
         f"Nothing can answer the role {role!r} now. {sentences}",
         code=reasons[0].code if len({reason.code for reason in reasons}) == 1 else None,
         retry_after=engines.retry_after,
+        wait=next((reason.wait for reason in reasons if reason.wait), None),
     )
 
 
@@ -144,6 +166,7 @@ def _by_entry(entry: Entry, engines: Engines, *, role: str | None = None) -> Rou
             f"{entry.id} needs the model {entry.model!r}, and {serving.backend} serves"
             f" {serving.model!r}.",
             code="model_not_served",
+            wait=_wait_for_model(entry, serving, engines),
         )
     return Route(
         provider=entry.provider,
@@ -155,6 +178,14 @@ def _by_entry(entry: Entry, engines: Engines, *, role: str | None = None) -> Rou
     )
 
 
+def _wait_for_model(entry: Entry, serving: Serving, engines: Engines) -> Wait | None:
+    """Return the wait for a backend to serve another model than it does; not of whichever is active."""
+    wait = engines.wait_for(serving.backend) if entry.provider != ACTIVE else None
+    if wait is None or (not wait.on_demand and wait.model != entry.model):
+        return None
+    return replace(wait, wanted=entry.model)
+
+
 def _serving_for(entry: Entry, engines: Engines) -> Serving:
     if entry.provider == ACTIVE:
         if engines.active is None:
@@ -163,11 +194,16 @@ def _serving_for(entry: Entry, engines: Engines) -> Serving:
     for serving in engines.serving:
         if serving.backend == entry.provider:
             return serving
-    if entry.provider in engines.backends and engines.why_code != "backend_not_running":
-        raise _not_running(engines)
     if entry.provider in engines.backends:
+        wait = engines.wait_for(entry.provider)
+        if wait is None and engines.why_code != "backend_not_running":
+            raise _not_needed(engines)
+        if wait is not None and wait.on_demand:
+            wait = replace(wait, wanted=entry.model)
         raise NoRoute(
-            f"{entry.id} needs {entry.provider}, which is not running.", code="backend_not_running"
+            f"{entry.id} needs {entry.provider}, which is not running.",
+            code="backend_not_running",
+            wait=wait,
         )
     raise NoRoute(f"{entry.id} needs the provider {entry.provider}, which is not set up here.")
 
@@ -176,12 +212,14 @@ def _by_served_name(model: str, registry: Registry, engines: Engines) -> Route:
     for serving in engines.serving:
         if serving.model == model:
             return Route(provider=serving.backend, backend=serving.backend, model=model)
-    if not engines.serving:
+    coming = next((wait for wait in engines.waits if wait.model == model), None)
+    if coming is not None or not engines.serving:
         raise NoRoute(
             f"No engine is running that could serve the model {model[:120]!r}. {engines.why_not}".strip(),
             code=engines.why_code,
             param="model",
             retry_after=engines.retry_after,
+            wait=coming,
         )
     raise UnknownRoute(
         f"There is no model {model[:120]!r}. There is: {', '.join(names(registry, engines))}.",

@@ -39,6 +39,8 @@ class Resolved:
     route: Route
     engine: str
     target: Target
+    #: What serves there; a lease is taken for this.
+    token: str = ""
 
 
 def registry() -> Registry:
@@ -72,7 +74,7 @@ def resolved(*, role: str | None = None, model: str | None = None) -> Resolved:
         engines = _engines_explained(targets)
         route = resolve(registry=registry(), engines=engines, role=role, model=model)
     found = targets[route.backend]
-    return Resolved(route, found.engine, found.target)
+    return Resolved(route, found.engine, found.target, found.token)
 
 
 def _registry_part(role: str | None, model: str | None) -> Registry:
@@ -97,7 +99,10 @@ def _engines(targets: Mapping[str, backends.ServingTarget]) -> Engines:
 
 def _engines_explained(targets: Mapping[str, backends.ServingTarget]) -> Engines:
     """Return the same with what is needed to say why something cannot answer."""
-    engines = _engines(targets)
+    chosen = backends.active_backend()
+    engines = replace(
+        _engines(targets), waits=backends.waits(), chosen=chosen.name if chosen else ""
+    )
     names = tuple(Backend.objects.values_list("name", flat=True))
     try:
         backends.serving_target(None)

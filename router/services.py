@@ -7,7 +7,7 @@ in one piece of synchronous code.
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
@@ -20,8 +20,8 @@ from accounts.permissions import Permission
 from audit.access import require
 from audit.models import Category
 from audit.services import event_record
-from backends.leases import request_lease
 from router import selectors
+from router.errors import NoRoute
 from router.events import (
     ChatEvent,
     ChatResult,
@@ -32,6 +32,7 @@ from router.events import (
     ToolCall,
     ToolCallPiece,
 )
+from router.holding import Waiting, resolved
 from router.models import ModelEntry, Role, RoleLink
 from router.providers.base import ChatCall, Finished, Provider
 from router.providers.openai_compatible import OpenAICompatible, encode
@@ -41,7 +42,6 @@ from router.selectors import ModelCard, Resolved
 #: By engine plugin; every other engine speaks OpenAI's API.
 _PROVIDERS: Final[dict[str, Provider]] = {}
 _DEFAULT: Final = OpenAICompatible()
-_routes: Final[database.SharedReads[Resolved]] = database.SharedReads()
 
 
 def _provider(engine: str) -> Provider:
@@ -82,7 +82,8 @@ class Admitted(Generic[_Asked]):
 
     actor: Actor
     asked: _Asked
-    found: Resolved
+    #: Its way to an engine that answers.
+    waiting: Waiting
     #: When it came (``time.perf_counter``).
     begin: float
 
@@ -111,12 +112,20 @@ def _admitted(
     require(actor, Permission.CHAT, target_type="chat")
     asked = read()
     if isinstance(asked, ChatRequest):
-        return Admitted(actor, asked, _resolved(asked.role, asked.model, begin), begin)
-    return Admitted(actor, asked, _resolved(None, asked.fields.get("model"), begin), begin)
+        return Admitted(actor, asked, _way(actor, asked.role, asked.model, begin), begin)
+    return Admitted(actor, asked, _way(actor, None, asked.fields.get("model"), begin), begin)
 
 
-def _resolved(role: str | None, model: str | None, asked: float) -> Resolved:
-    return _routes.get((role, model), asked, lambda: selectors.resolved(role=role, model=model))
+def _way(actor: Actor, role: str | None, model: str | None, begin: float) -> Waiting:
+    """Find who answers now; a request that is worth a wait goes on without."""
+    try:
+        found = resolved(role, model, begin)
+    except NoRoute as exc:
+        if exc.wait is None:
+            raise
+        found = None
+    request_id = _unique(actor.request_id)
+    return Waiting(actor=actor, role=role, model=model, found=found, request_id=request_id)
 
 
 async def _admit_known(actor: Actor, request: ChatRequest) -> Admitted[ChatRequest]:
@@ -126,7 +135,7 @@ async def _admit_known(actor: Actor, request: ChatRequest) -> Admitted[ChatReque
 def _admitted_known(actor: Actor, request: ChatRequest, begin: float) -> Admitted[ChatRequest]:
     role, model = request.role, request.model
     require(actor, Permission.CHAT, target_type="model", target_id=role or model or "")
-    return Admitted(actor, request, _resolved(role, model, begin), begin)
+    return Admitted(actor, request, _way(actor, role, model, begin), begin)
 
 
 # -- chats
@@ -171,15 +180,17 @@ async def chat(*, actor: Actor, request: ChatRequest) -> AsyncGenerator[ChatEven
 
 async def chat_admitted(admitted: Admitted[ChatRequest]) -> AsyncGenerator[ChatEvent, None]:
     """Do what ``chat`` does, for a request that ``admit`` let in."""
-    actor, found = admitted.actor, admitted.found
+    actor, waiting = admitted.actor, admitted.waiting
     clock = _Clock(admitted.begin)
-    call = _call(admitted.asked, found, actor.request_id)
     started = False
     try:
-        async with (
-            request_lease(found.route.backend, call.request_id),
-            _sent(clock, _provider(found.engine), found, call) as deltas,
-        ):
+        async with AsyncExitStack() as stack:
+            async for queued in waiting.until_leased(stack):
+                yield queued
+            found = waiting.found
+            call = _call(admitted.asked, found, waiting.request_id)
+            sent = _sent(clock, _provider(found.engine), found, call)
+            deltas = await stack.enter_async_context(sent)
             started = True
             yield _start(found, actor)
             async for delta in deltas:
@@ -302,7 +313,7 @@ def _call(request: ChatRequest, found: Resolved, request_id: str) -> ChatCall:
         format=request.format,
         tools=request.tools,
         tool_choice=request.tool_choice,
-        request_id=_unique(request_id),
+        request_id=request_id,
     )
 
 
@@ -322,14 +333,14 @@ async def relay(admitted: Admitted[OpenAICall]) -> AsyncGenerator[bytes, None]:
     Raises:
         MhError: at any time. Before the first frame nothing has been generated.
     """
-    found, call = admitted.found, admitted.asked
-    request_id = _unique(admitted.actor.request_id)
-    provider = _provider(found.engine)
-    async with (
-        request_lease(found.route.backend, request_id),
-        provider.relay(found.target, call.path, call.for_route(found), request_id) as frames,
-    ):
-        async for frame in frames:
+    call, waiting = admitted.asked, admitted.waiting
+    async with AsyncExitStack() as stack:
+        async for _ in waiting.until_leased(stack):
+            pass  # a comment every few seconds says that it waits
+        found = waiting.found
+        body = call.for_route(found)
+        relayed = _provider(found.engine).relay(found.target, call.path, body, waiting.request_id)
+        async for frame in await stack.enter_async_context(relayed):
             yield frame
 
 
@@ -339,11 +350,13 @@ async def relay_complete(admitted: Admitted[OpenAICall]) -> bytes:
     Raises:
         MhError: it could not be answered.
     """
-    found, call = admitted.found, admitted.asked
-    request_id = _unique(admitted.actor.request_id)
-    async with request_lease(found.route.backend, request_id):
+    call, waiting = admitted.asked, admitted.waiting
+    async with AsyncExitStack() as stack:
+        async for _ in waiting.until_leased(stack):
+            pass
+        found = waiting.found
         return await _provider(found.engine).ask(
-            found.target, call.path, call.for_route(found), request_id
+            found.target, call.path, call.for_route(found), waiting.request_id
         )
 
 

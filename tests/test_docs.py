@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 CODE = ("mhsite", "router", "backends", "audit", "accounts", "bin")
 #: Passed from one of our processes to another; nobody sets them.
-INTERNAL = {"MH_UP_PID", "MH_INSTANCE", "MH_INSTANCE_FOLDER"}
+INTERNAL = {"MH_BOOT", "MH_UP_PID", "MH_INSTANCE", "MH_INSTANCE_FOLDER"}
 
 
 def reference(name: str) -> str:

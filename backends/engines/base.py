@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
+from backends.engines.estimates import Estimate
 from backends.errors import UnknownModel
 
 
@@ -205,8 +206,13 @@ class Launch:
     start_timeout: float = 600.0
     #: Seconds between TERM and KILL.
     stop_timeout: float = 10.0
+    #: Numbers of the GPUs it uses, as nvidia-smi counts them: these it has to itself, or shares by
+    #: ``shareGpu``. Empty: none, only the machine's memory. Which they are is known by the environment.
+    gpus: tuple[int, ...] = field(default=(), compare=False)
     #: Whether a start ends with ``Engine.warm_up``; False leaves loading to the first request.
     warm: bool = field(default=True, compare=False)
+    #: The same without what makes it fast, tried once when that has failed; None: this is plain already.
+    plain: "Launch | None" = field(default=None, compare=False, repr=False)
 
     @property
     def endpoint(self) -> str:
@@ -216,12 +222,32 @@ class Launch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Standby:
+    """A process that does ahead of a start what needs no GPU memory, no weights and no port.
+
+    Its caller tells it what to become by one line on the FIFO ``go`` of its folder: a JSON object with
+    ``argv`` and ``env`` of a ``Launch``, and ``unset``, the names of variables to remove. Until then it is
+    no engine. It says in ``launcher.json`` of its folder how far it is: ``phase`` is ``importing``,
+    ``waiting``, ``running``, or one of the ways it can fail (``backends.standby.Phase``).
+    """
+
+    argv: tuple[str, ...]
+    env: dict[str, str] = field(default_factory=dict)
+    secret_env: dict[str, str] = field(default_factory=dict, repr=False)
+    #: What it can become depends on this alone: engine, version, environment. Equal keys are as good.
+    key: str
+    stop_timeout: float = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """A running engine to talk to."""
 
     endpoint: str
     served_model: str = ""
     api_key: str = field(default="", repr=False)
+    #: The options it runs with, where the caller knows them: how deep to sleep, which names to expect.
+    options: Any = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -335,6 +361,8 @@ class Engine(ABC):
     title: ClassVar[str]
     Options: ClassVar[type[Options]]
     capabilities: ClassVar[Capabilities] = Capabilities()
+    #: Systemd units its packages install: ``ollama.service``.
+    units: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def detect(self) -> Detection:
@@ -352,9 +380,24 @@ class Engine(ABC):
         caller. Takes under 2 s.
         """
 
+    def estimate(self, options: Any) -> Estimate | None:  # noqa: ARG002
+        """Say what memory a start with ``options`` would need, from the model's own files.
+
+        Called at any time, also where the engine is not installed; takes under 2 s, no network. A model
+        that cannot be read is an estimate with a ``reason``. None: this engine cannot say.
+        """
+        return None
+
     @abstractmethod
     def launch(self, options: Any) -> Launch:
         """Build the command. Pure: same options on the same machine, same answer."""
+
+    def standby(self, options: Any) -> Standby | None:  # noqa: ARG002
+        """Return what can wait for a start with ``options``; None where nothing can. Pure, as ``launch``.
+
+        Whether one is kept waiting all the time is said by the option ``standby``, where there is one.
+        """
+        return None
 
     @abstractmethod
     def is_ready(self, target: Target, *, timeout: float) -> bool:
@@ -440,8 +483,23 @@ class Engine(ABC):
         """
         raise NotImplementedError(self._cannot(f"unload {model}"))
 
+    def can_park(self, options: Any) -> bool:  # noqa: ARG002
+        """Say whether an engine started with ``options`` could be parked.
+
+        ``capabilities.park`` says that this kind of engine can; one that needs an option or a certain
+        build for it looks here. Called at any time; takes under 100 ms; no network.
+        """
+        return self.capabilities.park
+
     def park(self, target: Target, *, timeout: float) -> None:
-        """Give all memory back and stay alive (``capabilities.park``); raises ``StopFailed``."""
+        """Give all memory back and stay alive, verified (``can_park``).
+
+        Whether the memory is really back is the caller's to check. A parked engine may still look
+        healthy; it must not be asked anything but ``unpark``.
+
+        Raises:
+            StopFailed: it cannot, or did not within ``timeout`` seconds; stop it instead.
+        """
         raise NotImplementedError(self._cannot("be parked"))
 
     def unpark(

@@ -181,7 +181,7 @@ def _problem_of_config(path: Path) -> str:
         valid = isinstance(json.loads(file.read_bytes()), dict)
     except OSError as error:
         return f"{file} cannot be read: {error.strerror}."
-    except ValueError:
+    except (ValueError, RecursionError):
         valid = False
     return "" if valid else f"{file} is not valid JSON."
 
@@ -198,7 +198,7 @@ def _problem_of_files(path: Path) -> str:
 def _problem_of_index(path: Path, index: Path) -> str:
     try:
         names = set(json.loads(index.read_bytes())["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"{index} is not a valid index of weights."
     missing = sorted(name for name in names if not (path / name).is_file())
     if missing:
@@ -236,7 +236,7 @@ def safetensors_problem(file: Path) -> str:
         expected = 8 + length + max(ends, default=0)
     except OSError as error:
         return f"it cannot be read ({error.strerror})"
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         return "its header is not valid"
     if size != expected:
         return f"it has {size} bytes where its header says {expected}"
@@ -269,7 +269,7 @@ class Config:
         """Read the configuration in a model's folder; empty if there is none that can be read."""
         try:
             raw = json.loads((path / "config.json").read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return cls({})
         return cls(raw if isinstance(raw, dict) else {})
 
@@ -303,6 +303,11 @@ class Config:
     def attention_heads(self) -> int | None:
         """Number of attention heads."""
         return _positive(self.text.get("num_attention_heads")) or _positive(self.text.get("n_head"))
+
+    @property
+    def layers(self) -> int | None:
+        """Number of layers."""
+        return _positive(self.text.get("num_hidden_layers")) or _positive(self.text.get("n_layer"))
 
     @property
     def quantization(self) -> str | None:

@@ -43,6 +43,10 @@ class Context:
     step: str = ""
     #: Whether this start is undone on failure: set once the old engine was touched or ours was spawned.
     spawned: bool = False
+    #: Number of the GPU lease this start was taken under.
+    fencing: int = 0
+    #: A keeper that was begun ahead of the process it is to keep.
+    keeper: supervisor.KeeperAhead | None = None
     started: float = field(default_factory=time.monotonic)
     _reported: float = 0.0
     _checked: float = 0.0
@@ -110,6 +114,7 @@ class Context:
             endpoint=launch.endpoint,
             served_model=launch.served_model,
             api_key=str(getattr(self.options, "apiKey", None) or ""),
+            options=self.options,
         )
 
     @property

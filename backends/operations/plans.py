@@ -9,18 +9,26 @@ from backends.operations.context import Context
 
 Step = Callable[[Context], None]
 
-START: Final[tuple[Step, ...]] = (steps.preflight, steps.start, steps.warm, steps.commit)
+START: Final[tuple[Step, ...]] = (
+    steps.preflight,
+    steps.start,
+    steps.warm,
+    steps.commit,
+    steps.resume,
+)
 STOP: Final[tuple[Step, ...]] = (steps.drain, steps.release)
 RESTART: Final[tuple[Step, ...]] = (
     steps.preflight,
+    steps.hold,
     steps.drain,
     steps.release,
     steps.start,
     steps.warm,
     steps.commit,
+    steps.resume,
 )
 
-#: Drains and releases the backend before, starts the new one. Holding requests meanwhile is yet to come.
+#: The same, where what stops and what starts are two backends.
 SWITCH: Final[tuple[Step, ...]] = RESTART
 
 PULL: Final[tuple[Step, ...]] = (steps.download,)

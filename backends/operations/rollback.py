@@ -7,7 +7,7 @@ with it and does not try the switch once more.
 from typing import Final
 
 from accounts.errors import MhError
-from backends import services
+from backends import leases, services
 from backends.errors import OperationCancelled, OperationLost, StartFailed, StopFailed
 from backends.lifecycle import State
 from backends.models import Operation, OperationState, StepState
@@ -47,6 +47,7 @@ def roll_back(ctx: Context, exc: MhError, state: OperationState, error: dict[str
     if begun.get(ctx.step) == StepState.RUNNING:
         services.step_end(row, ctx.step, StepState.FAILED, exc.message)
     if "drain" not in begun:
+        leases.gate_open(row.from_backend or row.backend_id)
         return state, error
     services.operation_failing(row, runner=ctx.runner, error=error)
     ctx.step = NAME

@@ -26,6 +26,7 @@ from backends.models import (
 )
 from backends.operations import plans, rollback, steps
 from backends.operations.context import Context
+from backends.operations.steps import spawning
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +119,7 @@ def _run(row: Operation, runner: str) -> None:
         logger.exception("operation %s failed", row.pk)
         _end_badly(ctx, _unexpected())
     finally:
+        spawning.end_keeper(ctx)
         done.set()
         beat.join(BEAT_SECONDS * 2)
 
@@ -144,6 +146,7 @@ def _end_badly(ctx: Context, exc: MhError) -> None:
             # The boundary again: what went wrong while undoing.
             logger.exception("operation %s: roll-back failed", ctx.operation.pk)
             state = OperationState.FAILED
+    spawning.discard_unwanted(ctx)
     services.operation_end(ctx.operation, state, runner=ctx.runner, error=error)
 
 
@@ -191,10 +194,11 @@ def _undo_by_kind(ctx: Context, exc: MhError) -> None:
     if starting and ctx.operation.kind in {OperationKind.START, OperationKind.RESTART}:
         detail = exc.detail if isinstance(exc, StartFailed) else ""
         steps.undo_start(ctx, failure=exc.message, detail=detail, cancelled=cancelled)
-    elif ctx.step == "drain":
+    elif ctx.step in {"hold", "drain"}:
         services.backend_undrain(actor=ctx.actor, name=ctx.operation.backend_id)
         leases.gate_open(ctx.operation.backend_id)
     elif ctx.step == "release":
+        steps.attached.let_go_on(ctx)
         services.backend_failed_to_stop(
             actor=ctx.actor, name=ctx.operation.backend_id, failure=exc.message
         )

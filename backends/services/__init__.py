@@ -1,6 +1,7 @@
 """Writes: state moves, operations asked for and recorded, configuration. Each with its audit event."""
 
 from backends.services.asking import (
+    backend_on_demand,
     backend_restart,
     backend_start,
     backend_stop,
@@ -8,13 +9,36 @@ from backends.services.asking import (
     operate_check,
     operation_cancel,
 )
+from backends.services.attaching import (
+    backend_adopt,
+    backend_attach,
+    backend_detach,
+    backend_refresh,
+)
+from backends.services.choosing import (
+    active_set,
+    auto_check,
+    backend_auto,
+    nothing_to_pick,
+    startup_check,
+    startup_set,
+)
 from backends.services.configuration import (
     backend_configure,
     backend_configure_as,
     config_import,
     options_keep,
 )
+from backends.services.gpu_leases import (
+    backend_lost,
+    gpu_in_use,
+    gpu_lease_check,
+    gpu_lease_held,
+    gpu_lease_release,
+    gpu_lease_take,
+)
 from backends.services.library import model_delete, model_pull
+from backends.services.peaks import peak_record
 from backends.services.recording import (
     operation_actor,
     operation_beat,
@@ -36,9 +60,18 @@ from backends.services.rows import (
 from backends.services.states import backend_failed_to_stop, backend_transition, backend_undrain
 
 __all__ = [
+    "active_set",
+    "auto_check",
+    "backend_adopt",
+    "backend_attach",
+    "backend_auto",
     "backend_configure",
     "backend_configure_as",
+    "backend_detach",
     "backend_failed_to_stop",
+    "backend_lost",
+    "backend_on_demand",
+    "backend_refresh",
     "backend_restart",
     "backend_start",
     "backend_stop",
@@ -48,8 +81,14 @@ __all__ = [
     "backend_update",
     "backends_ensure",
     "config_import",
+    "gpu_in_use",
+    "gpu_lease_check",
+    "gpu_lease_held",
+    "gpu_lease_release",
+    "gpu_lease_take",
     "model_delete",
     "model_pull",
+    "nothing_to_pick",
     "operate_check",
     "operation_actor",
     "operation_beat",
@@ -61,6 +100,9 @@ __all__ = [
     "operation_publish",
     "operation_report",
     "options_keep",
+    "peak_record",
+    "startup_check",
+    "startup_set",
     "status_publish",
     "step_begin",
     "step_end",

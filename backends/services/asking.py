@@ -1,6 +1,7 @@
 """Operations asked for: who may, is it valid, does it join one that waits."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from django.db import transaction
@@ -10,13 +11,16 @@ from accounts.permissions import Permission
 from audit import access
 from audit.models import Category, Level, Outcome
 from audit.services import event_record
-from backends import bus, selectors
+from backends import bus, lifecycle, selectors
 from backends.errors import (
+    BackendNotRunning,
+    EngineAttached,
     InvalidOptions,
     OperationConflict,
     UnknownBackend,
     WorkerUnavailable,
 )
+from backends.lifecycle import State
 from backends.models import (
     MODELS_KINDS,
     OPEN_OPERATION_STATES,
@@ -25,7 +29,9 @@ from backends.models import (
     Operation,
     OperationKind,
     OperationState,
+    Switchboard,
 )
+from backends.services.attaching import refuse_if_others
 from backends.services.recording import ended_event
 from backends.services.rows import operation_publish
 
@@ -99,6 +105,80 @@ def backend_switch(
     )
 
 
+def backend_on_demand(
+    *, actor: Actor, name: str, since: datetime, model: str | None = None
+) -> Operation | None:
+    """Have backend ``name`` started, or switched to, for a request that needs it; its owner allows that.
+
+    Nothing is asked for while another operation waits or runs, nor before the backend that has to give
+    way has stayed for its shortest stay: ask again a little later.
+
+    Args:
+        actor: whose request it is; needs no permission to operate.
+        name: the backend.
+        since: when the request came. A start on demand that failed after that is not tried again.
+        model: what to serve; None for the configured one.
+
+    Returns:
+        The operation that was asked for; None when it is too early.
+
+    Raises:
+        BackendNotRunning: its owner does not allow it, or it was tried and failed.
+        UnknownBackend.
+    """
+    backend = selectors.backend_get(name)
+    _demand_check(backend, since)
+    changes = _changes(model, None)
+    with transaction.atomic():
+        Switchboard.objects.select_for_update().filter(pk=1).first()
+        if Operation.objects.filter(
+            node=backend.node, lane=Lane.GPU, state__in=OPEN_OPERATION_STATES
+        ).exists():
+            return None
+        leaving = selectors.backend_to_leave(backend, changes)
+        if leaving is not None and not _has_stayed(leaving):
+            return None
+        kind = OperationKind.SWITCH if leaving else OperationKind.START
+        system = Actor(user=None, surface="system", request_id=actor.request_id)
+        row = operation_create(system, backend, kind, changes, leaving.name if leaving else "")
+        event_record(
+            actor=actor,
+            event="operation.on_demand",
+            category=Category.OPERATION,
+            target_type="operation",
+            target_id=str(row.pk),
+            message=f"{kind} {backend.name}, for a request",
+        )
+    return row
+
+
+def _demand_check(backend: Backend, since: datetime) -> None:
+    title = selectors.backend_engine(backend).title
+    if not selectors.backend_options(backend).onDemandStart:
+        msg = f"{title} is not running. Start it with: mh {backend.name} start"
+        raise BackendNotRunning(msg)
+    failed = Operation.objects.filter(
+        backend=backend,
+        requested_by=None,
+        created_at__gte=since,
+        state__in=(OperationState.FAILED, OperationState.ROLLED_BACK),
+    ).first()
+    if failed is not None:
+        why = (failed.error or {}).get("message", "")
+        raise BackendNotRunning(f"{title} could not be started on demand. {why}".strip())
+    if not selectors.worker_alive():
+        msg = f"{title} is not running, and no worker is up to start it. Start the site with: mh up"
+        raise BackendNotRunning(msg, code="worker_unavailable", retry_after=5)
+
+
+def _has_stayed(backend: Backend) -> bool:
+    """Return whether a backend has had the GPU for its shortest stay."""
+    if backend.state_since is None or not lifecycle.is_serving(State(backend.state)):
+        return True
+    stayed = (selectors.now() - backend.state_since).total_seconds()
+    return stayed >= float(selectors.backend_options(backend).minimumStaySeconds)
+
+
 def _changes(model: str | None, options: Mapping[str, Any] | None) -> dict[str, Any]:
     changes = dict(options or {})
     if model is not None:
@@ -160,10 +240,11 @@ def _operation_ask(
                 "stopped. Start the site with: mh up"
             )
             raise WorkerUnavailable(msg, retry_after=5)
+        refuse_if_others(backend, kind, foreground=foreground)
         leaving = _leaving_allowed(actor, backend, changes) if kind == OperationKind.SWITCH else ""
         with transaction.atomic():
             return _operation_create_or_join(actor, backend, kind, changes, leaving)
-    except (InvalidOptions, OperationConflict, WorkerUnavailable) as exc:
+    except (EngineAttached, InvalidOptions, OperationConflict, WorkerUnavailable) as exc:
         refused(actor, name, kind, exc.message)
         raise
 

@@ -7,7 +7,7 @@ from django.db import transaction
 from accounts.actors import Actor
 from audit.models import Category, Level, Outcome
 from audit.services import event_record
-from backends import lifecycle, selectors
+from backends import leases, lifecycle, selectors
 from backends.lifecycle import State
 from backends.models import (
     Backend,
@@ -69,8 +69,16 @@ def backend_transition(
             before={"state": old.state},
             after={"state": to.value, "model": fields.get("model", old.model)},
         )
-        transaction.on_commit(status_publish)
+        transaction.on_commit(lambda: serving_tell(name))
     return True
+
+
+def serving_tell(name: str) -> None:
+    """Tell those who watch, and the requests that come, what serves now."""
+    row = Backend.objects.get(name=name)
+    serves = lifecycle.is_serving(State(row.state))
+    leases.serving_set(name, selectors.backend_token(row) if serves else "")
+    status_publish()
 
 
 def backend_undrain(*, actor: Actor, name: str) -> None:

@@ -37,19 +37,39 @@ def list_(*, as_json: Json = False) -> None:
 
 @app.command()
 def detect(*, as_json: Json = False) -> None:
-    """Look which engines are installed on this machine, and why not."""
-    from mhsite.cli.context import site_ready
+    """Look which engines are installed and running on this machine, and why not."""
+    from mhsite.cli import choosing
 
-    site_ready()
-    from backends import selectors
+    choosing.detect(Output(as_json=as_json))
 
-    found = selectors.detect()
-    rows = [
-        (name, "installed" if row["installed"] else "not installed", row["version"], row["reason"])
-        for name, row in found.items()
-    ]
-    columns = ("backend", "found", "version", "remark")
-    Output(as_json=as_json).table(found, columns, rows, empty="No engine plugins.")
+
+@app.command()
+def auto(*, as_json: Json = False) -> None:
+    """Take the engine that runs, else one that is installed, vLLM before Ollama, and switch to it."""
+    from mhsite.cli import choosing
+
+    choosing.auto(Output(as_json=as_json))
+
+
+@app.command()
+def startup(
+    behavior: Annotated[
+        str | None, typer.Argument(help="auto, fallback, or the name of a backend.")
+    ] = None,
+    auto_start: Annotated[
+        list[str], typer.Option("--auto-start", metavar="NAME", help="Start it when it is chosen.")
+    ] = [],  # noqa: B006
+    no_auto_start: Annotated[
+        list[str], typer.Option("--no-auto-start", metavar="NAME", help="Do not start it.")
+    ] = [],  # noqa: B006
+    *,
+    as_json: Json = False,
+) -> None:
+    """Show or say which backend is the active one when the site comes up, and which are started then."""
+    from mhsite.cli import choosing
+
+    wanted = dict.fromkeys(auto_start, True) | dict.fromkeys(no_auto_start, False)
+    choosing.startup(behavior, wanted, Output(as_json=as_json))
 
 
 @app.command()

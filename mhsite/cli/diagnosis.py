@@ -2,27 +2,18 @@
 
 import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from django.conf import settings
 
 from backends import bus, gpu, selectors
+from mhsite.cli.finding import Finding
 from mhsite.cli.output import size
 from mhsite.processes.lock import running_site
 
 #: Free space below which an engine cannot be installed (vLLM's CPU build takes 2.5 GB).
 FREE_BYTES_MIN: Final = 4 * 1024**3
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at."""
-
-    subject: str
-    good: bool
-    message: str
 
 
 def findings() -> list[Finding]:

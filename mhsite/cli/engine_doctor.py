@@ -6,8 +6,8 @@ from typing import Any
 import typer
 
 from mhsite.cli.context import site_ready
-from mhsite.cli.diagnosis import Finding
 from mhsite.cli.engine import NOT_RUNNING
+from mhsite.cli.finding import Finding
 from mhsite.cli.output import Json, Output, size
 
 

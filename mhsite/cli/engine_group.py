@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from mhsite.cli import engine, engine_doctor, engine_models
+from mhsite.cli import engine, engine_doctor, engine_models, planning
 from mhsite.cli.output import Json, Output
 
 Model = Annotated[str | None, typer.Argument(help="Model to serve; the configured one by default.")]
@@ -16,6 +16,10 @@ Lines = Annotated[int, typer.Option("--lines", "-n", min=1, max=10_000)]
 Follow = Annotated[
     bool, typer.Option("--follow", "-f", help="Go on with what is written from now.")
 ]
+Start = Annotated[
+    str, typer.Option("--start", metavar="ID", help="The log of this start, as --starts lists it.")
+]
+Starts = Annotated[bool, typer.Option("--starts", help="List the starts whose logs are kept.")]
 Key = Annotated[str | None, typer.Argument(help="Option to show or set.")]
 Value = Annotated[str | None, typer.Argument(help="New value; null for the default.")]
 
@@ -58,6 +62,24 @@ def _looks(app: typer.Typer, name: str, title: str) -> None:
     def status(*, as_json: Json = False) -> None:
         engine.status(name, Output(as_json=as_json))
 
+    @app.command(
+        help=f"Say whether {title} would fit into memory, from the model's own files. Exit status 1 when it "
+        "does not. Changes nothing."
+    )
+    def plan(model: Model = None, option: Options = [], *, as_json: Json = False) -> None:  # noqa: B006
+        planning.plan(name, model, engine.option_pairs(option), Output(as_json=as_json))
+
     @app.command(help=f"Show {title}'s log: of the running start, else of the last one.")
-    def logs(lines: Lines = 50, *, follow: Follow = False, as_json: Json = False) -> None:
-        engine.logs(name, lines, follow=follow, out=Output(as_json=as_json))
+    def logs(
+        lines: Lines = 50,
+        *,
+        follow: Follow = False,
+        start: Start = "",
+        starts: Starts = False,
+        as_json: Json = False,
+    ) -> None:
+        out = Output(as_json=as_json)
+        if starts:
+            engine.starts(name, out)
+        else:
+            engine.logs(name, lines, follow=follow and not start, start=start, out=out)

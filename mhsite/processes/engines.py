@@ -11,7 +11,7 @@ from django.conf import settings
 
 from accounts.actors import Actor
 from accounts.errors import MhError
-from backends import gpu, selectors, services, supervisor
+from backends import gpu, selectors, services, standby, supervisor
 from backends.models import OPEN_OPERATION_STATES, Backend, Lane, Operation
 from backends.supervisor import Instance
 
@@ -64,6 +64,12 @@ def running_instances() -> set[Instance]:
         for row in selectors.backend_list()
         for instance in supervisor.find(settings.MH_HOME, row.name)
     }
+
+
+def standbys_end() -> None:
+    """End every process that only waits to become an engine: without the site nobody chooses one."""
+    for row in selectors.backend_list():
+        standby.discard_all(settings.MH_HOME, row.name)
 
 
 class Departure:

@@ -77,7 +77,10 @@ class Site:
     def __init__(self, address: Address, interrupts: Interrupts, console: Console) -> None:
         from django.conf import settings
 
+        from backends.booting import BOOT_VARIABLE, new_boot
+
         self._settings = settings
+        self._boot = {BOOT_VARIABLE: new_boot()}
         self._address = address
         self._interrupts = interrupts
         self._console = console
@@ -92,6 +95,7 @@ class Site:
             "MH_HOST": self._settings.MH_HOST,
             "MH_PORT": str(self._address.port),
             "MH_NODE": self._settings.MH_NODE,
+            **self._boot,
             "PYTHONUNBUFFERED": "1",
         }
 
@@ -175,6 +179,8 @@ class Site:
     def _close(self, departure: "Departure") -> None:
         """Take everything down, each part whatever becomes of the others."""
         self._console.say("Stopping… (Ctrl-C again to hurry)")
+        from mhsite.processes import engines
+
         stop_engines = self._settings.MH_ENGINES_ON_EXIT == "stop"
         hurry = self._interrupts.hurry
         try:
@@ -186,6 +192,7 @@ class Site:
             self._supervision.stop(hurry=hurry)
             if stop_engines:
                 departure.kill()
+            engines.standbys_end()
 
 
 def _why_not_ready(failing: list[str]) -> str:

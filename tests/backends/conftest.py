@@ -12,11 +12,16 @@ import redis
 from django.conf import settings
 from django.db import connections
 
-from backends import selectors, supervisor
+from backends import selectors, standby, supervisor
 from backends.engines import registry
 from backends.models import Backend, Operation
 from backends.operations.runner import run_operations
+from tests.backends.foreign import foreign, systemd
+from tests.backends.nvml import nvml
 from tests.fakes.fake_hub import MODEL, FakeHub
+
+#: Fixtures of other modules.
+__all__ = ["foreign", "nvml", "systemd"]
 
 
 def free_port() -> int:
@@ -69,8 +74,10 @@ def fake(
 ) -> Iterator[Callable[..., FakeBackend]]:
     """Make the backend ``fake``, or ``fake2``, with options; what they started is stopped at the end."""
     from mh_fake_engine import FakeEngine, OtherFakeEngine
+    from mh_fake_warm import WarmEngine
 
-    engines = {**registry.engines(), "fake": FakeEngine(), "fake2": OtherFakeEngine()}
+    fakes = (FakeEngine(), OtherFakeEngine(), WarmEngine())
+    engines = {**registry.engines(), **{engine.name: engine for engine in fakes}}
     monkeypatch.setattr(registry, "engines", lambda: engines)
 
     def make(name: str = "fake", /, **options: Any) -> FakeBackend:
@@ -86,7 +93,8 @@ def fake(
 
     yield make
     Operation.objects.update(cancel_requested=True)
-    for name in ("fake", "fake2"):
+    for name in ("fake", "fake2", "warm"):
+        standby.discard_all(settings.MH_HOME, name)
         for inst in supervisor.find(settings.MH_HOME, name):
             supervisor.stop(inst, grace=0.2)
 

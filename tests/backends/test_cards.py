@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from django.template.loader import render_to_string
 
 from backends import cards as page
 from backends.lifecycle import State
@@ -211,3 +212,12 @@ def test_durations_in_their_two_largest_units(seconds: float, text: str) -> None
 )
 def test_bytes_as_gpus_are_sold(count: float, text: str) -> None:
     assert page.bytes_text(count) == text
+
+
+def test_a_gpu_that_does_not_answer_is_shown_without_numbers() -> None:
+    unknown = dict.fromkeys(("name", "memory_total", "memory_used", "utilization"))
+    shown = render_to_string("backends/_gpus.html", {"status": {"gpus": [{"index": 1, **unknown}]}})
+    assert "1 · does not answer" in shown
+    assert "— / —" in shown
+    assert "<progress" in shown
+    assert "None" not in shown

@@ -212,9 +212,88 @@ def test_processes_without_a_known_amount_are_listed_once(nvml: FakeNvml, reader
     )
 
 
-def test_processes_that_cannot_be_read_are_no_processes(nvml: FakeNvml, reader: Reader) -> None:
+def test_processes_that_cannot_be_read_are_unknown_and_not_none(
+    nvml: FakeNvml, reader: Reader
+) -> None:
     nvml.fail("nvmlDeviceGetComputeRunningProcesses", pynvml.NVML_ERROR_INSUFFICIENT_SIZE)
-    assert reader.read()[0].processes == ()
+    found = reader.read()
+    assert (found[0].processes, found[0].processes_known) == ((), False)
+    assert gpu.memory_held(found, {41}) is None
+
+
+def test_a_gpu_without_graphics_says_who_computes_on_it(nvml: FakeNvml, reader: Reader) -> None:
+    nvml.fail("nvmlDeviceGetGraphicsRunningProcesses", pynvml.NVML_ERROR_NOT_SUPPORTED)
+    found = reader.read()[0]
+    assert (found.processes, found.processes_known) == ((GpuProcess(41, 11 * GIB),), True)
+
+
+def test_a_process_on_several_instances_of_a_partitioned_gpu_holds_their_sum(
+    nvml: FakeNvml, reader: Reader
+) -> None:
+    parts = [process(7, 5), process(7, 6), process(8, 5), process(8, None)]
+    nvml.devices = (device(0, ComputeRunningProcesses=parts),)
+    assert reader.read()[0].processes == (GpuProcess(7, 11), GpuProcess(8, None))
+
+
+def test_a_partitioned_gpu_that_tells_no_memory_and_no_load_keeps_its_name(
+    nvml: FakeNvml, reader: Reader
+) -> None:
+    nvml.fail("nvmlDeviceGetUtilizationRates", pynvml.NVML_ERROR_NOT_SUPPORTED)
+    for version in (1, 2):
+        nvml.fail(f"memory v{version}", pynvml.NVML_ERROR_NO_PERMISSION)
+    found = reader.read()[0]
+    assert (found.uuid, found.memory_total, found.memory_used, found.utilization) == (
+        "GPU-0", None, None, None,
+    )  # fmt: skip
+
+
+CALLS = (
+    "nvmlInit", "nvmlDeviceGetCount", "nvmlDeviceGetHandleByIndex", "nvmlDeviceGetName",
+    "nvmlDeviceGetUUID", "memory v1", "memory v2", "nvmlDeviceGetUtilizationRates",
+    "nvmlDeviceGetComputeRunningProcesses", "nvmlDeviceGetGraphicsRunningProcesses", "nvmlShutdown",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(
+    "error",
+    [
+        pynvml.NVMLError(pynvml.NVML_ERROR_UNKNOWN),
+        pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST),
+        pynvml.NVMLError(pynvml.NVML_ERROR_FUNCTION_NOT_FOUND),
+        AttributeError("not in this binding"),
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "what a name is made of"),
+        OSError("libnvidia-ml.so.1: cannot open shared object file"),
+    ],
+    ids=lambda error: f"{type(error).__name__}",
+)
+def test_no_call_that_fails_ends_a_read(
+    nvml: FakeNvml, reader: Reader, call: str, error: Exception
+) -> None:
+    reader.read()
+    nvml.failures[call] = error
+    found = Reader().read() if call == "nvmlInit" else reader.read()
+    assert all(isinstance(item, Gpu) for item in found)
+    nvml.failures.clear()
+
+
+def test_a_gpu_lost_in_the_middle_is_unknown_and_the_others_are_read_on(
+    nvml: FakeNvml, reader: Reader
+) -> None:
+    assert len(reader.read()) == 2
+    nvml.devices = (nvml.devices[0], {**nvml.devices[1], "lost": True})
+    real = nvml.nvmlDeviceGetHandleByIndex
+
+    def handle(index: int) -> dict[str, Any]:
+        if nvml.devices[index].get("lost"):
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
+        return real(index)
+
+    nvml.nvmlDeviceGetHandleByIndex = handle  # type: ignore[method-assign]
+    first, second = reader.read()
+    assert first.memory_used == 12 * GIB
+    assert second == Gpu(1, None, None, None, None, None, processes_known=False)
+    assert gpu.memory_held([first, second], {41}) is None, "what is on a lost GPU is not known"
 
 
 def test_a_gpu_that_fell_off_the_bus_keeps_its_place(nvml: FakeNvml, reader: Reader) -> None:
@@ -228,7 +307,7 @@ def test_a_gpu_that_fell_off_the_bus_keeps_its_place(nvml: FakeNvml, reader: Rea
     nvml.nvmlDeviceGetHandleByIndex = lost  # type: ignore[method-assign]
     found = reader.read()
     assert [item.index for item in found] == [0, 1]
-    assert found[0] == Gpu(0, None, None, None, None, None)
+    assert found[0] == Gpu(0, None, None, None, None, None, processes_known=False)
     assert found[1].uuid == "GPU-1"
 
 

@@ -53,7 +53,7 @@ def test_a_start_makes_it_ready_and_a_stop_leaves_nothing(
 
     assert ended(started).state == OperationState.SUCCEEDED, ended(started).error
     assert [step.name for step in ended(started).steps.all()] == [
-        "preflight", "start", "warm", "commit",
+        "preflight", "start", "warm", "commit", "resume",
     ]  # fmt: skip
     assert (backend.row.state, backend.row.model) == (State.READY, "fake-model")
     assert backend.row.version.startswith("0.32")

@@ -53,7 +53,8 @@ def test_a_script_starts_vllm_and_waits_for_it_in_one_request(site: Site) -> Non
     site.stopped()
     operation = site.operate("start")
     assert operation["state"] == "succeeded", operation
-    assert [step["name"] for step in operation["steps"]] == ["preflight", "start", "warm", "commit"]
+    names = [step["name"] for step in operation["steps"]]
+    assert names == ["preflight", "start", "warm", "commit", "resume"]
     assert {step["state"] for step in operation["steps"]} == {"done"}
     status = site.owner.get("/api/llm-backend/status").json()
     assert status["active"]["backend"] == "vllm"

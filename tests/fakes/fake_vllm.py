@@ -9,47 +9,92 @@ Arguments of the real server that it does not know are ignored, so it can take t
 ``FAKE_VLLM_ARGS``. Behaviours can be changed while it runs: ``POST /_fake/behaviour
 {"behaviour": ["cut-after=3"], "token_delay": 0.1}``. ``GET /_fake/state`` says what it saw.
 
-Behaviours (``--behaviour`` may be given several times):
+Behaviours (``--behaviour`` may be given several times). Of answers:
 
-=================== ==========================================================================
-``error-after=N``   after N tokens an error frame and then ``[DONE]``, under HTTP 200
-``cut-after=N``     after N tokens the connection is cut in the middle of the chunked body
-``end-after=N``     after N tokens the body ends cleanly, without finish reason or ``[DONE]``
-``no-done``         a finish reason, and then no ``[DONE]``
-``crash-after=N``   after N tokens the process is gone (status 0, as the real one)
-``silent-after=N``  after N tokens nothing more, the connection stays
-``silent``          requests are accepted and never answered
-``status=CODE``     every request is refused with this status
-``html``            every request is answered with a page of HTML under 502
-``reasoning``       thinks before it answers (``delta.reasoning``)
-``reasoning-old``   the same as older engines name it (``delta.reasoning_content``)
-``tool``            answers with a tool call
-``split``           frames are cut at arbitrary bytes, inside characters too
-``unhealthy``       ``/health`` answers 503
-``hang-on-term``    TERM frees the port, and the process stays while a client is connected
-``ignore-term``     TERM does nothing
+==================== =========================================================================
+``error-after=N``    after N tokens an error frame and then ``[DONE]``, under HTTP 200; it lives on
+``core-dies-after=N`` the same because its engine core died: 503, then the process ends with status 0
+``cut-after=N``      after N tokens the connection is cut in the middle of the chunked body
+``end-after=N``      after N tokens the body ends cleanly, without finish reason or ``[DONE]``
+``no-done``          a finish reason, and then no ``[DONE]``
+``crash-after=N``    after N tokens the process is gone (status 0, as the real one)
+``silent-after=N``   after N tokens nothing more, the connection stays
+``silent``           requests are accepted and never answered
+``status=CODE``      every request is refused with this status
+``html``             every request is answered with a page of HTML under 502
+``reasoning``        thinks before it answers (``delta.reasoning``)
+``reasoning-old``    the same as older engines name it (``delta.reasoning_content``)
+``tool``             answers with a tool call
+``split``            frames are cut at arbitrary bytes, inside characters too
+``unhealthy``        ``/health`` answers 503
+``other-name=NAME``  serves a model of this name, whatever it was started with
+==================== =========================================================================
+
+Of the process:
+
+==================== =========================================================================
+``bind-and-hang``    listens on its port, takes connections, and never answers any
+``die-after-ready=S`` S seconds after it is ready it is gone (status 0)
+``rename=TITLE``     its name and its whole command line read TITLE, as after ``setproctitle``
+``grandchild``       a process forked twice, in a session of its own, renamed, deaf to TERM, holds memory
+``grandchild=bare``  the same, and without its parent's environment, so without the marker
+``hang-on-term``     TERM frees the port, and the process stays while a client is connected
+``ignore-term``      TERM does nothing
 ``child-ignores-term`` the engine core does not hear TERM
-``child-own-session``  the engine core runs in a session of its own
-``exit=CASE``       ends at start with a real vLLM's log: see ``BAD_STARTS``
-=================== ==========================================================================
+``child-own-session`` the engine core runs in a session of its own
+``flood=MIB``        writes this much into its log before it is ready, and a line per request after
+``exit=CASE``        ends at start with a real vLLM's log: see ``BAD_STARTS``, or the name of one in
+                     ``tests/backends/engines/logs``: ``path_missing``, ``corrupt_safetensors`` …
+==================== =========================================================================
+
+Of sleep mode (``VLLM_SERVER_DEV_MODE=1`` opens its endpoints, ``--enable-sleep-mode`` makes it real;
+without the latter it says that it sleeps, frees nothing, and chats hang, as the real one does):
+
+==================== =========================================================================
+``sleep-frees-nothing`` says that it sleeps, in every way, and keeps its memory
+``sleep-hangs``      ``/sleep`` is never answered
+``sleep-dies``       ``/sleep`` is answered 200, and then the process is gone
+``sleep-fails``      ``/sleep`` is answered 500
+``sleep-ignored``    ``/sleep`` is answered 200, and it stays awake
+``wake-hangs``       ``/wake_up`` is never answered
+``wake-dies``        ``/wake_up`` is answered 200, and then the process is gone
+``wake-ignored``     ``/wake_up`` is answered 200 "awake", and it sleeps on
+``wake-mute``        awake by all signs, and chats hang
+``reload-fails``     weights cannot be read again after level 2
+``no-metrics``       ``/metrics`` answers 404
+``release-slowly=S`` memory goes back in ten parts, within S seconds of falling asleep
+==================== =========================================================================
+
+Memory is told to the fake NVML (``tests/fakes/nvml``): where ``FAKE_NVML`` names its file, the process says
+in ``<file>.held/<pid>-<gpu>`` how many bytes it holds: ``--gpu-mib`` (0: nothing is said) on each of
+``--gpus`` (0), a tenth of it asleep. How long it is still seen after a process's end, NVML's own file says.
 """
 
 import argparse
 import asyncio
 import contextlib
+import ctypes
 import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
 VERSION = "0.32.0+fake"
+
+LOGS = Path(__file__).parents[1] / "backends" / "engines" / "logs"
+#: Recorded logs whose vLLM ended with status 2; the others ended with 1.
+WRONG_USAGE = ("unknown_flag", "bad_dtype")
+#: Share of its memory that a sleeping engine keeps.
+ASLEEP_SHARE = 0.1
 
 #: What the real server writes last, and its exit status, by case.
 BAD_STARTS: dict[str, tuple[int, list[str]]] = {
@@ -158,13 +203,26 @@ class FakeVllm:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
-        self.names: list[str] = arguments.served_model_name or [arguments.model]
         self.behaviour = Behaviour(arguments.behaviour)
+        self.names: list[str] = arguments.served_model_name or [arguments.model]
+        self.names += [json.loads(module)["name"] for module in arguments.lora_modules]
+        if self.behaviour.has("other-name"):
+            self.names = [self.behaviour.text("other-name", "other")]
+        self.core_died = asyncio.Event()
         self.token_delay: float = arguments.token_delay
         self.counts = Counts()
         self.dead = False
         self.stopping = asyncio.Event()
         self.child: subprocess.Popen[bytes] | None = None
+        #: 0 awake, else the level of sleep.
+        self.level = 0
+        #: Parts of the memory that are gone: ``weights``, ``kv_cache``.
+        self.asleep: set[str] = set()
+        #: Whether the weights are what they were: not so after level 2, until they are read again.
+        self.weights_good = True
+        self.awake = asyncio.Event()
+        self.awake.set()
+        self.memory = Memory(arguments)
 
     # -- the HTTP face
 
@@ -177,6 +235,12 @@ class FakeVllm:
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_post("/v1/completions", self._completion)
         app.router.add_get("/_fake/state", self._state)
+        if os.environ.get("VLLM_SERVER_DEV_MODE") == "1":
+            app.router.add_post("/sleep", self._sleep)
+            app.router.add_post("/wake_up", self._wake_up)
+            app.router.add_get("/is_sleeping", self._is_sleeping)
+            app.router.add_post("/collective_rpc", self._collective_rpc)
+            app.router.add_get("/server_info", self._server_info)
         app.router.add_post("/_fake/behaviour", self._behave)
         return app
 
@@ -215,6 +279,8 @@ class FakeVllm:
         return web.json_response({"object": "list", "data": cards})
 
     async def _metrics(self, _request: web.Request) -> web.Response:
+        if self.behaviour.has("no-metrics"):
+            raise web.HTTPNotFound
         label = f'{{engine="0",model_name="{self.names[0]}"}}'
         gauges = {
             "num_requests_running": self.counts.running,
@@ -229,7 +295,8 @@ class FakeVllm:
         for name, value in {**gauges, **counters}.items():
             kind = "counter" if name in counters else "gauge"
             lines += [f"# TYPE vllm:{name} {kind}", f"vllm:{name}{label} {float(value)}"]
-        for state, value in (("awake", 1), ("weights_offloaded", 0), ("discard_all", 0)):
+        for level, state in enumerate(("awake", "weights_offloaded", "discard_all")):
+            value = int(level == self.level)
             labels = f'engine="0",model_name="{self.names[0]}",sleep_state="{state}"'
             lines.append(f"vllm:engine_sleep_state{{{labels}}} {float(value)}")
         for reason, value in (("stop", self.counts.finished), ("abort", self.counts.aborted)):
@@ -237,8 +304,70 @@ class FakeVllm:
             lines.append(f"vllm:request_success_total{{{labels}}} {float(value)}")
         return web.Response(text="\n".join(lines) + "\n", content_type="text/plain")
 
+    # -- sleep mode
+
+    async def _server_info(self, request: web.Request) -> web.Response:
+        enabled = self.arguments.enable_sleep_mode
+        config: Any = f"model='{self.arguments.model}'"
+        if request.query.get("config_format") == "json":
+            config = {"model_config": {"enable_sleep_mode": enabled}}
+        return web.json_response({"vllm_config": config, "vllm_env": {}, "system_env": {}})
+
+    async def _is_sleeping(self, _request: web.Request) -> web.Response:
+        return web.json_response({"is_sleeping": bool(self.asleep)})
+
+    async def _sleep(self, request: web.Request) -> web.Response:
+        level = int(request.query.get("level", "1"))
+        if level not in {0, 1, 2}:
+            return error(400, "Input should be less than or equal to 2", "Bad Request", "level")
+        if self.behaviour.has("sleep-hangs"):
+            await asyncio.Event().wait()
+        if self.behaviour.has("sleep-fails"):
+            return error(500, "Memory usage increased after sleeping.", "InternalServerError")
+        if not self.behaviour.has("sleep-ignored"):
+            self._fall_asleep(level)
+        if self.behaviour.has("sleep-dies"):
+            asyncio.get_running_loop().call_later(0.05, os._exit, 0)
+        return web.json_response({"status": "sleeping", "level": level})
+
+    def _fall_asleep(self, level: int) -> None:
+        self.level = level
+        self.asleep = {"weights", "kv_cache"}
+        self.awake.clear()
+        if self.arguments.enable_sleep_mode:
+            self.weights_good = level != 2
+            if not self.behaviour.has("sleep-frees-nothing"):
+                seconds = float(self.behaviour.text("release-slowly", "0"))
+                self.memory.hold(ASLEEP_SHARE, seconds)
+
+    async def _wake_up(self, request: web.Request) -> web.Response:
+        tags = request.query.getall("tags", [])
+        if self.behaviour.has("wake-hangs"):
+            await asyncio.Event().wait()
+        if self.behaviour.has("wake-dies"):
+            asyncio.get_running_loop().call_later(0.05, os._exit, 0)
+        elif not self.behaviour.has("wake-ignored"):
+            self.asleep -= set(tags) or {"weights", "kv_cache"}
+        if not self.asleep:
+            self.level = 0
+            self.memory.hold(1.0)
+            if not self.behaviour.has("wake-mute"):
+                self.awake.set()
+        status = "sleeping" if self.asleep and tags else "awake"
+        return web.json_response({"status": status, "tags": tags or None})
+
+    async def _collective_rpc(self, request: web.Request) -> web.Response:
+        method = (await request.json()).get("method")
+        if method != "reload_weights" or self.behaviour.has("reload-fails"):
+            message = f"Call to collective_rpc method failed: {method}"
+            return error(500, message, "InternalServerError")
+        if "weights" not in self.asleep:
+            self.weights_good = True
+        return web.json_response({"results": [None]})
+
     async def _state(self, _request: web.Request) -> web.Response:
-        return web.json_response({**self.counts.__dict__, "pid": os.getpid()})
+        facts = {"pid": os.getpid(), "level": self.level, "weights_good": self.weights_good}
+        return web.json_response({**self.counts.__dict__, **facts})
 
     async def _behave(self, request: web.Request) -> web.Response:
         wanted = await request.json()
@@ -315,9 +444,10 @@ class FakeVllm:
             self.counts.running -= 1
 
     async def _whole(self, answer: "Answer") -> web.Response:
-        async for _ in answer.words():
-            pass
-        if self.behaviour.has("error-after"):
+        with contextlib.suppress(DiedError):
+            async for _ in answer.words():
+                pass
+        if self.behaviour.has("error-after") or self.dead:
             self.counts.failed += 1
             return error(500, "EngineCore encountered an issue.", "InternalServerError")
         return web.json_response(answer.whole())
@@ -354,6 +484,10 @@ class FakeVllm:
 
     async def run(self) -> int:
         log_header()
+        if self.behaviour.has("rename"):
+            rename(self.behaviour.text("rename", "VLLM::APIServer"))
+        if self.behaviour.has("grandchild"):
+            start_grandchild(bare=self.behaviour.text("grandchild") == "bare")
         if self.behaviour.has("ignore-term"):
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         else:
@@ -376,14 +510,33 @@ class FakeVllm:
                 return 0
         if case:
             return self._bad_start(case)
+        self._flood()
+        if self.behaviour.has("bind-and-hang"):
+            return await self._bind_and_hang()
         return await self._serve()
 
     def _bad_start(self, case: str) -> int:
-        status, lines = BAD_STARTS[case]
-        for line in lines:
-            print(line.format(pid=os.getpid()), file=sys.stderr, flush=True)
+        if case in BAD_STARTS:
+            status, lines = BAD_STARTS[case]
+            text = "\n".join(lines).format(pid=os.getpid())
+        else:
+            status, text = 1 + (case in WRONG_USAGE), (LOGS / f"{case}.log").read_text()
+        print(text, file=sys.stderr, flush=True)
         self._end_child()
         return status
+
+    def _flood(self) -> None:
+        line = "INFO 01-01 00:00:00 [loggers.py:271] " + "of no interest to anybody " * 38 + "\n"
+        for _ in range(self.behaviour.number("flood", 0) << 10):
+            sys.stderr.write(line)
+        sys.stderr.flush()
+
+    async def _bind_and_hang(self) -> int:
+        listener = socket.create_server((self.arguments.host, self.arguments.port))
+        log("APIServer", f"INFO:     Bound {listener.getsockname()[1]}")
+        await self.stopping.wait()
+        self._end_child()
+        return 0
 
     async def _serve(self) -> int:
         runner = web.AppRunner(self.application(), handler_cancellation=True, access_log=None)
@@ -401,6 +554,10 @@ class FakeVllm:
         log("APIServer", "INFO:     Started server process")
         log("APIServer", "INFO:     Application startup complete.")
         print(f"fake vLLM listens on {port}", flush=True)
+        self.memory.hold(1.0)
+        if self.behaviour.has("die-after-ready"):
+            seconds = float(self.behaviour.text("die-after-ready", "0"))
+            asyncio.get_running_loop().call_later(seconds, os._exit, 0)
         death = asyncio.create_task(self._watch_child())
         await asyncio.wait(
             {death, asyncio.create_task(self.stopping.wait())}, return_when=asyncio.FIRST_COMPLETED
@@ -424,11 +581,10 @@ class FakeVllm:
 
     async def _watch_child(self) -> None:
         """Die as the real server does when its engine core is gone: 503 for a second, then exit 0."""
-        if self.child is None:
-            await asyncio.Event().wait()
-            return
-        while self.child.poll() is None:  # noqa: ASYNC110 - a fake may poll
-            await asyncio.sleep(0.05)
+        while self.child is None or self.child.poll() is None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.core_died.wait(), 0.05)
+                break
         self.dead = True
         log(
             "APIServer",
@@ -454,6 +610,69 @@ class FakeVllm:
         self.child.wait()
 
 
+class Memory:
+    """What the fake NVML is told of our GPU memory."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._bytes = int(arguments.gpu_mib * 2**20)
+        self._share = 0.0
+        path = os.environ.get("FAKE_NVML")
+        gpus = arguments.gpus.split(",") if path and self._bytes else []
+        folder = Path(f"{path}.held")
+        self._files = [folder / f"{os.getpid()}-{gpu}" for gpu in gpus]
+        self._falling: asyncio.Task[None] | None = None
+
+    def hold(self, share: float, seconds: float = 0.0) -> None:
+        """Hold this share of the memory: at once, or in ``seconds`` from now."""
+        if self._falling is not None:
+            self._falling.cancel()
+        if seconds:
+            self._falling = asyncio.get_running_loop().create_task(self._fall(share, seconds))
+        else:
+            self._say(share)
+
+    async def _fall(self, share: float, seconds: float) -> None:
+        parts, began = 10, self._share
+        for part in range(1, parts + 1):
+            await asyncio.sleep(seconds / parts)
+            self._say(began + (share - began) * part / parts)
+
+    def _say(self, share: float) -> None:
+        self._share = share
+        for file in self._files:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            draft = file.with_name(f"half.{file.name}.tmp")
+            draft.write_text(str(round(self._bytes * share)))
+            draft.replace(file)
+
+
+def rename(title: str) -> None:
+    """Be called ``title`` in ``ps`` and ``/proc``: the name, and the memory of the command line."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(15, title.encode()[:15], 0, 0, 0)
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    start, end = int(fields[45]), int(fields[46])  # arg_start, arg_end: proc(5)
+    ctypes.memset(start, 0, end - start)
+    ctypes.memmove(start, title.encode(), min(len(title.encode()), end - start - 1))
+
+
+def start_grandchild(*, bare: bool) -> None:
+    """Start a process that does everything to get away."""
+    code = (
+        "import ctypes,os,signal,time\n"
+        "os.fork() and os._exit(0)\n"
+        "os.setsid()\n"
+        "os.fork() and os._exit(0)\n"
+        "signal.signal(15, signal.SIG_IGN)\n"
+        "ctypes.CDLL(None).prctl(15, b'VLLM::Worker', 0, 0, 0)\n"
+        "time.sleep(86400)\n"
+    )
+    program = os.path.realpath(sys.executable)
+    environment = {} if bare else dict(os.environ)
+    argv = ["VLLM::Worker", "-I", "-S", "-c", code]
+    subprocess.run(argv, executable=program, env=environment, check=True)
+
+
 class Answer:
     """One generation: its words, its frames, its whole."""
 
@@ -469,6 +688,8 @@ class Answer:
         self.model = body.get("model") or fake.names[0]
         self.limit = body.get("max_completion_tokens") or body.get("max_tokens") or 10_000
         self.text = words_for(body, fake.arguments.tokens)
+        if not fake.weights_good:
+            self.text = ["\ufffd" for _ in self.text]
         self.cut = self.text[: self.limit]
         self.reason = "stop" if len(self.text) <= self.limit else "length"
         self.calls_tool = fake.behaviour.has("tool") and chat
@@ -478,6 +699,7 @@ class Answer:
         behaviour = self.fake.behaviour
         if behaviour.has("silent"):
             await asyncio.Event().wait()
+        await self.fake.awake.wait()
         for index, word in enumerate(self.cut):
             await self._habit(self.fake.behaviour, index)
             if self.fake.token_delay:
@@ -504,6 +726,10 @@ class Answer:
         if due("crash-after"):
             os._exit(0)
         if due("error-after") and self.body.get("stream"):
+            raise_died()
+        if due("core-dies-after"):
+            self.fake.dead = True
+            self.fake.core_died.set()
             raise_died()
 
     async def frames(self) -> Any:
@@ -663,6 +889,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--start-delay", type=float, default=0.0, help="seconds until the port is bound"
     )
+    parser.add_argument("--enable-sleep-mode", action="store_true")
+    parser.add_argument("--lora-modules", nargs="*", default=[])
+    parser.add_argument("--gpu-mib", type=float, default=0.0, help="GPU memory held, MiB")
+    parser.add_argument("--gpus", default="0", help="numbers of the GPUs it is held on")
     parser.add_argument("--engine-core", action="store_true", help="run a child VLLM::EngineCore")
     return parser.parse_known_args(argv)[0]
 

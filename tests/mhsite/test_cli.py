@@ -250,3 +250,8 @@ def test_a_step_is_told_in_words() -> None:
 
 def test_every_code_of_what_is_not_there_exists() -> None:
     assert BackendNotRunning.code in cli.NOT_THERE
+
+
+def test_gpu_memory_that_the_driver_does_not_tell_is_said_to_be_unknown() -> None:
+    card = {"processes": [], "memory_used": None, "memory_total": 24 << 30}
+    assert engine.gpu_memory([card], "vllm") == "unknown: the driver does not say"

@@ -1,6 +1,5 @@
 """What a running Ollama says over HTTP, and loading and unloading, verified through ``/api/ps``."""
 
-import functools
 import re
 import time
 from datetime import UTC, datetime
@@ -9,6 +8,7 @@ from typing import Any, Final
 import httpx
 
 from backends.engines.base import Cancelled, LoadedModel, ModelDetails, ModelInfo, Target, never
+from backends.engines.common import client
 from backends.engines.ollama.exchange import Line, Refused, lines
 from backends.engines.ollama.names import is_same
 from backends.errors import StartFailed, StopFailed, UnknownModel
@@ -23,16 +23,6 @@ _FOREVER_YEARS: Final = 100
 _FRACTION = re.compile(r"(\.\d{6})\d+")
 
 
-@functools.cache
-def _client() -> httpx.Client:
-    """One client for all threads; the environment's proxies never see loopback traffic.
-
-    No connection is kept: every answer comes from whoever listens on the port now.
-    """
-    limits = httpx.Limits(max_keepalive_connections=0)
-    return httpx.Client(trust_env=False, limits=limits, verify=False)  # noqa: S501 — plain HTTP only
-
-
 def ask(
     target: Target, method: str, path: str, timeout: float, body: Line | None = None
 ) -> dict[str, Any]:
@@ -42,7 +32,7 @@ def ask(
         Refused: an error status.
         httpx.HTTPError: no answer, or not JSON.
     """
-    response = _client().request(method, f"{target.endpoint}{path}", json=body, timeout=timeout)
+    response = client().request(method, f"{target.endpoint}{path}", json=body, timeout=timeout)
     if response.status_code != httpx.codes.OK:
         raise Refused.of(response.status_code, response.text)
     if not response.content:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from backends.engines import nvidia
 from backends.engines.base import Launch
 from backends.engines.ollama import store
 from backends.engines.ollama.options import OllamaOptions
@@ -12,12 +13,13 @@ def launch(options: OllamaOptions, binary: Path) -> Launch:
     """Build the command: ``ollama serve`` and what it is told."""
     return Launch(
         argv=(str(binary), "serve"),
-        env=environment(options),
+        env=environment(options) | nvidia.environment(options.gpus),
         host=options.host,
         port=options.port,
         served_model=options.model,
         start_timeout=float(options.startTimeoutSeconds),
         stop_timeout=float(options.stopTimeoutSeconds),
+        gpus=nvidia.used_gpus(options.gpus),
         warm=options.loadOnStart and options.keeps_models,
     )
 

@@ -19,9 +19,11 @@ from backends.engines.base import (
     Transfer,
     never,
 )
+from backends.engines.estimates import Estimate
 from backends.engines.ollama import (
     client,
     command,
+    estimate,
     installation,
     library,
     log,
@@ -47,6 +49,7 @@ class OllamaEngine(Engine):
         openai_api=True,
         structured_output=True,
     )
+    units: ClassVar[tuple[str, ...]] = ("ollama.service",)
 
     def detect(self) -> Detection:
         """Look for the program; its version is asked once."""
@@ -59,6 +62,10 @@ class OllamaEngine(Engine):
     def preflight(self, options: OllamaOptions) -> list[Problem]:
         """Check program, network, models folder and model."""
         return preflight.preflight(options)
+
+    def estimate(self, options: OllamaOptions) -> Estimate:
+        """Read the header of the model's file."""
+        return estimate.estimate(options)
 
     def launch(self, options: OllamaOptions) -> Launch:
         """Build the command; raises ``EngineNotInstalled``."""

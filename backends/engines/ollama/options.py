@@ -7,7 +7,9 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
+from backends.engines import common
 from backends.engines.base import Options, facts
+from backends.engines.common import Host, Text
 
 #: A name as Ollama takes it: ``qwen3:14b``, ``team/model:tag``, ``hf.co/org/model:Q4_K_M``.
 ModelName = Annotated[
@@ -18,10 +20,6 @@ ModelName = Annotated[
         max_length=512,
     ),
 ]
-#: A host name or an IP address, without brackets or a port.
-Host = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:-]+$", max_length=253)]
-#: One line of text: no control characters, which no environment can carry.
-Text = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=4096)]
 #: Go's notation of a time: ``5m``, ``1h30m``, ``90s``; a bare number is seconds, below zero is for ever.
 Duration = Annotated[
     str,
@@ -70,20 +68,17 @@ class OllamaOptions(Options):
         json_schema_extra=facts("Model"),
     )
 
-    host: Host = Field(
-        default="127.0.0.1",
-        title="Host",
-        description="Address Ollama listens on. It has no key of its own, so only this machine itself "
-        "is allowed.",
-        json_schema_extra=facts("Network"),
+    host: Host = common.host_field(
+        "Address Ollama listens on. It has no key of its own, so only this machine itself is allowed."
     )
-    port: int = Field(
-        default=11434,
-        ge=1,
-        le=65535,
-        title="Port",
-        description="Port Ollama listens on.",
-        json_schema_extra=facts("Network"),
+    port: int = common.port_field(11434, "Ollama")
+
+    service: Literal["auto", "own"] = Field(
+        default="auto",
+        title="Systemd service",
+        description="auto: where Ollama is an enabled service of systemd on this machine, that is started, "
+        "with the service's own settings and models. own: always start Ollama ourselves.",
+        json_schema_extra=facts("Network", restart=False),
     )
 
     contextLength: int | None = Field(
@@ -126,23 +121,12 @@ class OllamaOptions(Options):
         json_schema_extra=facts("Memory", unit="requests"),
     )
 
-    startTimeoutSeconds: int = Field(
-        default=300,
-        ge=5,
-        le=86_400,
-        title="Start limit",
-        description="Time allowed from start to ready, the default model loaded. Big models on slow "
-        "disks need more.",
-        json_schema_extra=facts("Time limits", unit="s", restart=False),
+    startTimeoutSeconds: int = common.start_timeout_field(
+        300,
+        5,
+        "Time allowed from start to ready, the default model loaded. Big models on slow disks need more.",
     )
-    stopTimeoutSeconds: int = Field(
-        default=10,
-        ge=1,
-        le=600,
-        title="Stop limit",
-        description="Time between asking Ollama to stop and killing it.",
-        json_schema_extra=facts("Time limits", unit="s", restart=False),
-    )
+    stopTimeoutSeconds: int = common.stop_timeout_field("Ollama")
 
     @property
     def keeps_models(self) -> bool:

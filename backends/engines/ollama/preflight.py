@@ -1,12 +1,13 @@
 """Why a start of Ollama cannot work, found before anything is touched."""
 
-import ipaddress
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from backends.engines import nvidia
 from backends.engines.base import ModelInfo, Problem
+from backends.engines.common import open_address
 from backends.engines.ollama import installation, store
 from backends.engines.ollama.options import OllamaOptions
 
@@ -17,6 +18,7 @@ def preflight(options: OllamaOptions) -> list[Problem]:
     """Return every reason that can be seen without starting anything; empty means go."""
     found = installation.detect()
     problems = [] if found.installed else [_not_installed(found.reason)]
+    problems += nvidia.problems(options.gpus)
     return [*problems, *_network(options), *_cache(options), *_store(options)]
 
 
@@ -25,21 +27,11 @@ def _not_installed(reason: str) -> Problem:
 
 
 def _network(options: OllamaOptions) -> Iterator[Problem]:
-    if not _is_loopback(options.host):
-        message = (
-            f"Listening on {options.host} would let everybody on the network use Ollama, which has no "
-            "key: set host to 127.0.0.1. Others reach its models through this site."
-        )
-        yield Problem(message=message, option="host")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return open_address(
+        options.host,
+        "would let everybody on the network use Ollama, which has no key: set host to 127.0.0.1. Others "
+        "reach its models through this site.",
+    )
 
 
 def _cache(options: OllamaOptions) -> Iterator[Problem]:

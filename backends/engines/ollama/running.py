@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from backends import ports
+from backends.engines import listening
 from backends.engines.base import RunningServer, Target
 from backends.engines.ollama import client
 from backends.engines.ollama.options import OllamaOptions
@@ -24,25 +24,14 @@ def find(options: OllamaOptions, endpoint: str, timeout: float) -> RunningServer
         return None
     if not version:
         return None
-    model = None
-    with contextlib.suppress(httpx.HTTPError):
+    try:
         model = client.loaded_model(target, timeout)
-    pid = _listener(options.port)
+    except httpx.HTTPError:  # others have /api/version too
+        return None
+    pid = listening.listener(options.port, _is_server)
     return RunningServer(
         endpoint=endpoint, version=version, model=model, pid=pid, unit=_unit(pid) if pid else ""
     )
-
-
-def _listener(port: int) -> int | None:
-    """Return who listens on the port; of another user's processes only names are seen."""
-    inodes = {listener.inode for listener in ports.listeners(port)}
-    servers = [process.pid for process in psutil.process_iter() if _is_server(process)]
-    owner = next((pid for pid in servers if inodes & ports.sockets([pid])), None)
-    if owner is not None:
-        return owner
-    # Not ours to look into: the only candidate there is.
-    hidden = [pid for pid in servers if not ports.sockets([pid])]
-    return hidden[0] if inodes and len(hidden) == 1 else None
 
 
 def _is_server(process: psutil.Process) -> bool:

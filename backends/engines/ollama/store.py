@@ -73,7 +73,7 @@ def _facts(store: Path, manifest: Path) -> dict[str, Any]:
         config = json.loads(manifest.read_bytes())["config"]["digest"].replace(":", "-")
         with (store / "blobs" / config).open("rb") as file:
             found = json.loads(file.read(_MANIFEST_MAX))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -85,7 +85,7 @@ def _layers(manifest: Path) -> list[tuple[str, int]]:
             content = json.loads(file.read(_MANIFEST_MAX))
         parts: list[dict[str, Any]] = [*content["layers"], content["config"]]
         return [(str(part["digest"]), int(part["size"])) for part in parts]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return []
 
 

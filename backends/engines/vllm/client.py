@@ -1,7 +1,6 @@
 """What a running vLLM says over HTTP."""
 
 import contextlib
-import functools
 import math
 import re
 from collections.abc import Iterator
@@ -9,7 +8,8 @@ from typing import Any, Final
 
 import httpx
 
-from backends.engines.base import Metrics, Target
+from backends.engines.base import Cancelled, Metrics, Target, never
+from backends.engines.common import client, post
 from backends.errors import StartFailed
 
 #: ``name{labels} value`` of the Prometheus text format; names may carry the suffixes of newer clients.
@@ -22,18 +22,8 @@ _NOT_SERVED: Final = frozenset({400, 404})
 Samples = list[tuple[str, dict[str, str], float]]
 
 
-@functools.cache
-def _client() -> httpx.Client:
-    """One client for all threads; the environment's proxies never see loopback traffic.
-
-    No connection is kept: every answer comes from whoever listens on the port now.
-    """
-    limits = httpx.Limits(max_keepalive_connections=0)
-    return httpx.Client(trust_env=False, limits=limits, verify=False)  # noqa: S501 — plain HTTP only
-
-
 def _get(target: Target, path: str, timeout: float) -> httpx.Response:
-    return _client().get(f"{target.endpoint}{path}", headers=_headers(target), timeout=timeout)
+    return client().get(f"{target.endpoint}{path}", headers=_headers(target), timeout=timeout)
 
 
 def _headers(target: Target) -> dict[str, str]:
@@ -58,12 +48,19 @@ def served_models(target: Target, timeout: float) -> list[str]:
         return []
 
 
+def models_answer(target: Target, timeout: float) -> httpx.Response:
+    """Return what ``/v1/models`` answers, whatever its status; raises ``httpx.HTTPError``."""
+    return _get(target, "/v1/models", timeout)
+
+
 def is_ready(target: Target, timeout: float) -> bool:
-    """Say whether the engine is healthy and serves ``target.served_model``."""
+    """Say whether the engine is healthy and serves ``target.served_model``, and its LoRA modules."""
     if not is_healthy(target, timeout):
         return False
+    modules = getattr(target.options, "loraModules", ())
+    expected = {target.served_model, *(module.name for module in modules)}
     try:
-        return target.served_model in served_models(target, timeout)
+        return expected <= set(served_models(target, timeout))
     except httpx.HTTPError:
         return False
 
@@ -77,18 +74,20 @@ def version(target: Target, timeout: float) -> str:
     return ""
 
 
-def warm_up(target: Target, timeout: float) -> None:
+def warm_up(target: Target, timeout: float, cancelled: Cancelled = never) -> None:
     """Generate one token as a chat, or as a completion where the model has no chat template.
 
     Raises:
         StartFailed: it answered with an error, or without a token.
+        OperationCancelled: ``cancelled`` said so.
         httpx.HTTPError: it did not answer.
     """
     question: dict[str, Any] = {"model": target.served_model, "max_tokens": 1, "temperature": 0}
     chat = question | {"messages": [{"role": "user", "content": "Say yes."}]}
-    response = _post(target, "/v1/chat/completions", chat, timeout)
+    response = _post(target, "/v1/chat/completions", chat, timeout, cancelled)
     if response.status_code in _NOT_SERVED:
-        response = _post(target, "/v1/completions", question | {"prompt": "Yes"}, timeout)
+        plain = question | {"prompt": "Yes"}
+        response = _post(target, "/v1/completions", plain, timeout, cancelled)
     if response.status_code != httpx.codes.OK:
         raise StartFailed("vLLM started, and refused a first question.", detail=response.text[:500])
     if not _has_a_token(response):
@@ -97,9 +96,11 @@ def warm_up(target: Target, timeout: float) -> None:
         )
 
 
-def _post(target: Target, path: str, body: dict[str, Any], timeout: float) -> httpx.Response:
-    url = f"{target.endpoint}{path}"
-    return _client().post(url, json=body, headers=_headers(target), timeout=timeout)
+def _post(
+    target: Target, path: str, body: dict[str, Any], timeout: float, cancelled: Cancelled
+) -> httpx.Response:
+    headers = _headers(target)
+    return post(target, path, timeout=timeout, cancelled=cancelled, body=body, headers=headers)
 
 
 def _has_a_token(response: httpx.Response) -> bool:
@@ -156,13 +157,30 @@ def _mean(samples: Samples, name: str) -> float | None:
     return total / count if total is not None and count else None
 
 
+def sleep_state(target: Target, timeout: float) -> str:
+    """Return what every engine core says of its sleep; raises ``httpx.HTTPError``.
+
+    ``awake``, ``weights_offloaded`` (level 1), ``discard_all`` (level 2); ``partly`` when none of them
+    holds for all; empty where nothing is said.
+    """
+    response = _get(target, "/metrics", timeout)
+    response.raise_for_status()
+    states = _sleep_states(list(_samples(response.text)))
+    held = [state for state, values in states.items() if all(values)]
+    return held[0] if held else "partly" if states else ""
+
+
+def _sleep_states(samples: Samples) -> dict[str, list[float]]:
+    """Read ``engine_sleep_state``: one sample per state and engine core, 1 for the one that holds."""
+    found: dict[str, list[float]] = {}
+    for name, labels, value in samples:
+        if name == "engine_sleep_state":
+            found.setdefault(labels.get("sleep_state", ""), []).append(value)
+    return found
+
+
 def _asleep(samples: Samples) -> bool | None:
-    """Read ``engine_sleep_state``: one sample per state, 1 for the one that holds."""
-    awake = [
-        value
-        for name, labels, value in samples
-        if name == "engine_sleep_state" and labels.get("sleep_state") == "awake"
-    ]
+    awake = _sleep_states(samples).get("awake")
     return not all(awake) if awake else None
 
 

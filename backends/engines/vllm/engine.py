@@ -14,12 +14,27 @@ from backends.engines.base import (
     ModelInfo,
     Problem,
     Progress,
+    RunningServer,
+    Standby,
     Target,
     Transfer,
     never,
 )
+from backends.engines.estimates import Estimate
 from backends.engines.models_on_disk import inventory
-from backends.engines.vllm import client, command, install, installation, library, log, preflight
+from backends.engines.vllm import (
+    client,
+    command,
+    estimate,
+    fast_start,
+    install,
+    installation,
+    library,
+    log,
+    preflight,
+    running,
+    sleep,
+)
 from backends.engines.vllm.options import VllmOptions
 from backends.errors import EngineNotInstalled
 
@@ -31,7 +46,12 @@ class VllmEngine(Engine):
     title: ClassVar[str] = "vLLM"
     Options: ClassVar[type[VllmOptions]] = VllmOptions
     capabilities: ClassVar[Capabilities] = Capabilities(
-        pull=True, delete=True, library_on_disk=True, openai_api=True, structured_output=True
+        park=True,
+        pull=True,
+        delete=True,
+        library_on_disk=True,
+        openai_api=True,
+        structured_output=True,
     )
 
     def detect(self) -> Detection:
@@ -46,15 +66,32 @@ class VllmEngine(Engine):
         """Check network, installation, model and what is asked of it."""
         return preflight.preflight(options)
 
+    def estimate(self, options: VllmOptions) -> Estimate:
+        """Read the headers of the model's weights, and its configuration."""
+        return estimate.estimate(options)
+
     def launch(self, options: VllmOptions) -> Launch:
         """Build the command; raises ``EngineNotInstalled``."""
         try:
-            return command.launch(options, installation.find())
+            found = installation.find()
+            return fast_start.fast(command.launch(options, found), found)
         except installation.NotFoundError as error:
             raise EngineNotInstalled(str(error)) from error
 
+    def standby(self, options: VllmOptions) -> Standby | None:
+        """Return a launcher that has imported vLLM, where the launcher knows the installed version."""
+        try:
+            found = installation.find()
+        except installation.NotFoundError:
+            return None
+        return fast_start.standby(command.launch(options, found), found)
+
+    def running(self, options: VllmOptions, *, timeout: float) -> RunningServer | None:
+        """Look for a server at the endpoint, whoever started it."""
+        return running.find(options, timeout)
+
     def is_ready(self, target: Target, *, timeout: float) -> bool:
-        """Ask ``/health`` and ``/v1/models``."""
+        """Ask ``/health``, and ``/v1/models`` for the model and its LoRA modules."""
         return client.is_ready(target, timeout)
 
     def is_healthy(self, target: Target, *, timeout: float) -> bool:
@@ -70,9 +107,26 @@ class VllmEngine(Engine):
         return client.version(target, timeout)
 
     def warm_up(self, target: Target, *, timeout: float, cancelled: Cancelled = never) -> None:
-        """Chat one token: too short to be cancelled."""
-        del cancelled
-        client.warm_up(target, timeout)
+        """Chat one token."""
+        client.warm_up(target, timeout, cancelled)
+        sleep.prepare(target)
+
+    def can_park(self, options: VllmOptions) -> bool:
+        """Say whether sleep mode is on, and the installed build has it."""
+        if not options.sleepMode:
+            return False
+        try:
+            return installation.find().build != "cpu"
+        except installation.NotFoundError:
+            return False
+
+    def park(self, target: Target, *, timeout: float) -> None:
+        """Put the engine to sleep, verified by its metrics."""
+        sleep.park(target, timeout)
+
+    def unpark(self, target: Target, *, timeout: float, cancelled: Cancelled = never) -> None:
+        """Wake the engine, verified, and chat one token."""
+        sleep.unpark(target, timeout, cancelled)
 
     def metrics(self, target: Target, *, timeout: float) -> Metrics:
         """Read ``/metrics``."""

@@ -1,14 +1,15 @@
 """Why a start of vLLM cannot work, found in a moment and not after half a minute."""
 
-import ipaddress
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from backends.engines import nvidia
 from backends.engines.base import Problem
+from backends.engines.common import open_address
 from backends.engines.models_on_disk import Config, inventory, names_like, problem_of
-from backends.engines.vllm.command import find_model, model_places
+from backends.engines.vllm import lora
+from backends.engines.vllm.command import find_model, gpus_needed, model_places
 from backends.engines.vllm.installation import Installation, NotFoundError, detect, find
 from backends.engines.vllm.options import VllmOptions
 
@@ -33,43 +34,56 @@ _NEED_CONFIG: Final[dict[str, tuple[str, ...]]] = {
 
 def preflight(options: VllmOptions) -> list[Problem]:
     """Return every reason that can be seen without starting anything; empty means go."""
-    problems = list(_network(options))
-    if options.autoToolChoice and not options.toolCallParser:
-        message = "Automatic tool choice needs a tool call parser: set toolCallParser."
-        problems.append(Problem(message=message, option="toolCallParser"))
-    if options.chatTemplate and not Path(options.chatTemplate).is_file():
-        message = f"The chat template {options.chatTemplate} does not exist."
-        problems.append(Problem(message=message, option="chatTemplate"))
+    problems = [*_network(options), *_together(options)]
+    problems += lora.problems(options, model_places(options))
     try:
         installation = find()
     except NotFoundError:
         problems.append(Problem(message=detect().reason, code="engine_not_installed"))
         return problems + list(_model(options))
-    problems += _gpus(options, installation)
+    problems += _build(options, installation)
     return problems + list(_model(options))
 
 
 def _network(options: VllmOptions) -> Iterator[Problem]:
-    if not options.apiKey and not is_loopback(options.host):
-        message = (
-            f"Listening on {options.host} would let everybody on the network use the engine: "
-            "set apiKey, or host to 127.0.0.1."
+    yield from open_address(
+        options.host,
+        "would let everybody on the network use the engine: set apiKey, or host to 127.0.0.1.",
+        has_key=bool(options.apiKey),
+    )
+    if options.sleepMode and options.apiKey:
+        # Its endpoints ask for no key, so one does not help.
+        yield from open_address(
+            options.host,
+            "would let everybody on the network put the engine to sleep, since that asks for no key: "
+            "set host to 127.0.0.1, or sleepMode to false.",
         )
-        yield Problem(message=message, option="host")
 
 
-def is_loopback(host: str) -> bool:
-    """Say whether only this machine can reach ``host``."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def _cpu_build(options: VllmOptions) -> Iterator[Problem]:
+    """Name the options that the CPU build refuses, or takes and does not obey."""
+    asked: dict[str, tuple[object, str]] = {
+        "sleepMode": (options.sleepMode, "Set it to false."),
+        "kvCacheMemoryGiB": (options.kvCacheMemoryGiB, "Set cpuKvCacheGiB instead."),
+        "kvOffloadGiB": (options.kvOffloadGiB, "Leave it empty."),
+        "cpuOffloadGiB": (options.cpuOffloadGiB, "Set it to 0."),
+        "distributedExecutorBackend": (
+            options.distributedExecutorBackend == "ray",
+            "Leave it empty, or set it to mp.",
+        ),
+    }
+    for name, (value, instead) in asked.items():
+        if value:
+            message = (
+                f"{name} needs an NVIDIA GPU, and the installed vLLM is the CPU build. {instead}"
+            )
+            yield Problem(message=message, option=name)
 
 
-def _gpus(options: VllmOptions, installation: Installation) -> Iterator[Problem]:
+def _build(options: VllmOptions, installation: Installation) -> Iterator[Problem]:
+    """Say what the installed build, and the GPUs of this machine, cannot do."""
     if installation.build == "cpu":
+        yield from _cpu_build(options)
         return
     seen = nvidia.gpu_count()
     if seen == 0:
@@ -78,9 +92,47 @@ def _gpus(options: VllmOptions, installation: Installation) -> Iterator[Problem]
             "the driver (nvidia-smi), or install the CPU build: mh vllm install"
         )
         yield Problem(message=message)
-    elif options.tensorParallelSize > seen:
-        message = f"tensorParallelSize is {options.tensorParallelSize}, and this machine has {seen} GPU(s)."
+    else:
+        yield from _gpus(options, seen)
+
+
+def _gpus(options: VllmOptions, seen: int) -> Iterator[Problem]:
+    """Compare the GPUs asked for with those seen; a Ray cluster may have more elsewhere."""
+    tensor, stages = options.tensorParallelSize, options.pipelineParallelSize
+    if options.distributedExecutorBackend == "ray":
+        yield from nvidia.problems(options.gpus)
+        return
+    if options.distributedExecutorBackend == "uni" and tensor * stages > 1:
+        message = f"distributedExecutorBackend uni uses one GPU, and {tensor * stages} are asked for. Leave it empty."
+        yield Problem(message=message, option="distributedExecutorBackend")
+    elif tensor > seen:
+        message = f"tensorParallelSize is {tensor}, and this machine has {seen} GPU(s)."
         yield Problem(message=message, option="tensorParallelSize")
+    elif tensor * stages > seen:
+        message = (
+            f"tensorParallelSize times pipelineParallelSize is {tensor * stages}, and this machine has "
+            f"{seen} GPU(s). For GPUs of several machines set distributedExecutorBackend to ray."
+        )
+        yield Problem(message=message, option="pipelineParallelSize")
+    else:
+        yield from nvidia.problems(options.gpus, gpus_needed(options))
+
+
+def _together(options: VllmOptions) -> Iterator[Problem]:
+    """Say which options do not go together."""
+    if options.autoToolChoice and not options.toolCallParser:
+        message = "Automatic tool choice needs a tool call parser: set toolCallParser."
+        yield Problem(message=message, option="toolCallParser")
+    if options.chatTemplate and not Path(options.chatTemplate).is_file():
+        message = f"The chat template {options.chatTemplate} does not exist."
+        yield Problem(message=message, option="chatTemplate")
+    if options.rayAddress and options.distributedExecutorBackend != "ray":
+        message = "rayAddress counts only with Ray: set distributedExecutorBackend to ray."
+        yield Problem(message=message, option="distributedExecutorBackend")
+    batched, longest = options.maxNumBatchedTokens, options.maxNumSeqs
+    if batched and longest and batched < longest:
+        message = f"maxNumBatchedTokens is {batched}, and must be at least maxNumSeqs ({longest})."
+        yield Problem(message=message, option="maxNumBatchedTokens")
 
 
 def _model(options: VllmOptions) -> Iterator[Problem]:
@@ -107,11 +159,15 @@ def _not_here(options: VllmOptions) -> str:
 
 def _fits_the_model(options: VllmOptions, path: Path, config: Config) -> Iterator[Problem]:
     limit = config.max_length
-    if options.maxModelLen and limit and options.maxModelLen > limit:
+    if isinstance(options.maxModelLen, int) and limit and options.maxModelLen > limit:
         message = (
             f"maxModelLen is {options.maxModelLen}, and {options.model} can do {limit} at most."
         )
         yield Problem(message=message, option="maxModelLen")
+    layers, stages = config.layers, options.pipelineParallelSize
+    if layers and stages > layers:
+        message = f"pipelineParallelSize is {stages}, and {options.model} has only {layers} layers."
+        yield Problem(message=message, option="pipelineParallelSize")
     heads, parts = config.attention_heads, options.tensorParallelSize
     if heads and heads % parts:
         message = (

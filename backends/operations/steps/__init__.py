@@ -4,20 +4,24 @@ A step reports through its context and raises an error of ``backends.errors`` wh
 whoever runs it records that and undoes what was done.
 """
 
+from backends.operations.steps import attached
 from backends.operations.steps.checking import preflight
 from backends.operations.steps.library import delete, download
-from backends.operations.steps.starting import commit, start, warm
-from backends.operations.steps.stopping import drain, release
+from backends.operations.steps.starting import commit, resume, start, warm
+from backends.operations.steps.stopping import drain, hold, release
 from backends.operations.steps.undoing import restore, undo_start
 
 __all__ = [
+    "attached",
     "commit",
     "delete",
     "download",
     "drain",
+    "hold",
     "preflight",
     "release",
     "restore",
+    "resume",
     "start",
     "undo_start",
     "warm",

@@ -8,10 +8,17 @@ from backends.errors import PreflightFailed
 from backends.lifecycle import State, is_alive
 from backends.models import Backend, OperationKind
 from backends.operations.context import Context
+from backends.operations.steps import attached, gpu_guard
+from backends.operations.steps.fitting import refuse_what_cannot_fit
+from backends.operations.steps.spawning import begin_ahead, begin_keeper
 
 
 def preflight(ctx: Context) -> None:
     """Find everything that would make the start fail, before anything is touched."""
+    if attached.is_served_by_others(ctx):
+        attached.check(ctx)
+        _choose_leaving(ctx)
+        return
     _wait_for_installation(ctx)
     ctx.say("checking the model, the options and the port", 0.02)
     problems = ctx.engine.preflight(ctx.options)
@@ -28,7 +35,11 @@ def preflight(ctx: Context) -> None:
             f"restart it: POST /api/llm-backend/{backend.name}/restart"
         )
         raise PreflightFailed(msg, code="already_running")
+    begin_keeper(ctx)
+    gpu_guard.check_free(ctx, launch)
     _check_port(ctx, backend, launch)
+    refuse_what_cannot_fit(ctx)
+    begin_ahead(ctx)
 
 
 def _choose_leaving(ctx: Context) -> None:
@@ -37,6 +48,7 @@ def _choose_leaving(ctx: Context) -> None:
         return
     if not ctx.operation.steps.filter(name="drain").exists():
         services.operation_leave(ctx.operation, runner=ctx.runner)
+        attached.check_leaving(ctx)
 
 
 def _is_stopped_first(ctx: Context) -> bool:

@@ -1,7 +1,7 @@
 """The backend that is to start: spawned, ready, warm, let in."""
 
 import time
-from typing import Any, Final
+from typing import Final
 
 import httpx
 
@@ -11,6 +11,8 @@ from backends.errors import StartFailed
 from backends.lifecycle import State
 from backends.models import Backend
 from backends.operations.context import Context
+from backends.operations.steps import attached, gpu_guard
+from backends.operations.steps.spawning import spawn, spawn_plainly
 from backends.words import exit_in_words
 
 #: Seconds between two looks at whether a starting engine is ready (FAULTS 48).
@@ -22,13 +24,22 @@ _LOG_LINES: Final = 400
 
 def start(ctx: Context) -> None:
     """Spawn the engine and wait until it, and not a stranger on its port, serves the model."""
+    if attached.start(ctx):
+        return
     backend = ctx.backend
     launch = ctx.launch
     if selectors.runs_as_asked(backend, launch):
         return
-    inst = _spawned_before(backend, ctx) or _spawn(ctx, launch)
+    gpu_guard.take(ctx, launch)
+    inst = _spawned_before(backend, ctx) or spawn(ctx, launch)
     ctx.spawned = True
-    _wait_until_ready(ctx, inst, launch)
+    try:
+        _wait_until_ready(ctx, inst, launch)
+    except StartFailed:
+        again = spawn_plainly(ctx, inst, launch)
+        if again is None:
+            raise
+        _wait_until_ready(ctx, again, launch)
 
 
 def _spawned_before(backend: Backend, ctx: Context) -> supervisor.Instance | None:
@@ -37,31 +48,6 @@ def _spawned_before(backend: Backend, ctx: Context) -> supervisor.Instance | Non
     if backend.state != State.STARTING or inst is None:
         return None
     return inst if supervisor.inspect(inst).alive else None
-
-
-def _spawn(ctx: Context, launch: Launch) -> supervisor.Instance:
-    backend = ctx.backend
-    for stray in supervisor.find(ctx.home, backend.name):
-        supervisor.stop(stray, grace=launch.stop_timeout)
-    inst = supervisor.new_instance(ctx.home, backend.name)
-    facts: dict[str, Any] = {
-        "instance_id": inst.instance_id,
-        "endpoint": launch.endpoint,
-        "model": launch.served_model,
-        "started_options": ctx.plain_options,
-    }
-    if backend.state == State.STARTING:
-        services.backend_update(name=backend.name, **facts)
-    elif not services.backend_transition(
-        actor=ctx.actor, name=backend.name, to=State.STARTING, **facts
-    ):
-        msg = f"{ctx.engine.title} is {backend.state} and cannot be started now."
-        raise StartFailed(msg)
-    leases.gate_open(backend.name)
-    ctx.spawned = True
-    supervisor.spawn(inst, launch)
-    supervisor.prune(ctx.home, backend.name)
-    return inst
 
 
 def _wait_until_ready(ctx: Context, inst: supervisor.Instance, launch: Launch) -> None:
@@ -99,7 +85,8 @@ def start_error(
     ctx: Context, inst: supervisor.Instance, *, timed_out: float | None = None
 ) -> StartFailed:
     """Return why the engine is not ready, with its own reason from its log."""
-    reason = ctx.engine.failure_reason(supervisor.log_tail(inst, _LOG_LINES))
+    tail = supervisor.log_tail(inst, _LOG_LINES)
+    reason = selectors.mask(ctx.engine.failure_reason(tail), ctx.backend)
     if timed_out is not None:
         msg = (
             f"{ctx.engine.title} was not ready after {timed_out:.0f} s. A bigger model needs more: "
@@ -116,6 +103,8 @@ def warm(ctx: Context) -> None:
 
     An engine that loads its model on demand loads it here, so it may take as long as a start.
     """
+    if ctx.backend.attached:  # its start has loaded the model
+        return
     launch = ctx.launch
     if not launch.warm:
         return
@@ -150,15 +139,19 @@ def _report_warming(ctx: Context) -> None:
         ctx.say("generating a first token", 0.93)
 
 
+def resume(ctx: Context) -> None:
+    """Let requests in, those first that were held."""
+    leases.gate_open(ctx.name)
+
+
 def commit(ctx: Context) -> None:
-    """Let requests in: the backend is ready, is the active one, and keeps the options it was started with."""
+    """Say that the backend is ready and the active one, and keep the options it was started with."""
     backend = ctx.backend
     if backend.state == State.STARTING:
         version = _version(ctx)
         services.backend_transition(
             actor=ctx.actor, name=backend.name, to=State.READY, version=version
         )
-    leases.gate_open(backend.name)
     services.options_keep(actor=ctx.actor, name=backend.name, changes=ctx.changes)
 
 

@@ -7,6 +7,7 @@ from backends import leases, services
 from backends.errors import OperationLost, StartFailed, StopFailed
 from backends.lifecycle import State, is_alive, is_serving
 from backends.operations.context import Context
+from backends.operations.steps import attached, gpu_guard
 from backends.operations.steps.starting import commit, start, warm
 from backends.operations.steps.stopping import release_one, stop_instances
 
@@ -14,13 +15,19 @@ from backends.operations.steps.stopping import release_one, stop_instances
 def undo_start(ctx: Context, *, failure: str, detail: str, cancelled: bool) -> None:
     """Clear away a start that failed or was cancelled: no process is left, the log is kept."""
     backend = ctx.backend
+    if backend.attached:
+        attached.undo_start(ctx, failure=failure, detail=detail, cancelled=cancelled)
+        return
     if not is_alive(State(backend.state)) and not ctx.spawned:
         return
     if backend.state == State.READY and not ctx.spawned:
         return
+    gpu_guard.still_ours(ctx)
     services.backend_transition(actor=ctx.actor, name=backend.name, to=State.STOPPING)
+    held = gpu_guard.note(ctx)
     try:
         stop_instances(ctx, ctx.instance)
+        gpu_guard.give_back(ctx, held)
     except StopFailed as exc:
         services.backend_transition(
             actor=ctx.actor, name=backend.name, to=State.FAILED, failure=exc.message

@@ -2,8 +2,11 @@
 
 export const NOTHING = "—";
 
-/** "2.1 GB"; 1 GB is 2**30 bytes, as GPUs are sold. */
+/** "2.1 GB"; 1 GB is 2**30 bytes, as GPUs are sold. What nobody knows is NOTHING. */
 export function bytes(count) {
+  if (count === null || count === undefined) {
+    return NOTHING;
+  }
   const gigabytes = count / 2 ** 30;
   return gigabytes >= 1 ? `${gigabytes.toFixed(1)} GB` : `${Math.round(count / 2 ** 20)} MB`;
 }

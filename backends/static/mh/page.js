@@ -48,13 +48,17 @@ function renderGpus(gpus) {
 
 function gpuLine(gpu) {
   const bar = make("progress", { class: "mh-progress", "aria-label": `Memory of GPU ${gpu.index}` });
-  bar.max = gpu.memory_total;
-  bar.value = gpu.memory_used;
+  if (gpu.memory_total && gpu.memory_used !== null) {
+    bar.max = gpu.memory_total;
+    bar.value = gpu.memory_used;
+  } else {
+    show(bar, false); // the driver does not say
+  }
   const busy = gpu.utilization === null || gpu.utilization === undefined ? "" : ` · ${gpu.utilization} % busy`;
   return make(
     "li",
     { class: "mh-gpu" },
-    make("span", { class: "mh-gpu__name" }, `${gpu.index} · ${gpu.name}`),
+    make("span", { class: "mh-gpu__name" }, `${gpu.index} · ${gpu.name ?? "does not answer"}`),
     bar,
     make("span", { class: "mh-subtle" }, `${bytes(gpu.memory_used)} / ${bytes(gpu.memory_total)}${busy}`),
   );

@@ -2,7 +2,8 @@
 
 Found through its entry point by any process that has this folder on its path (``PYTHONPATH``).
 Where it listens and how it misbehaves are options, and environment variables so that a whole site
-can be given them: ``MH_FAKE_PORT``, ``MH_FAKE_ARGS``.
+can be given them: ``MH_FAKE_PORT``, ``MH_FAKE_ARGS``, ``MH_FAKE_GPUS`` (``0,1``; none without it: the fakes
+run side by side).
 """
 
 import os
@@ -33,6 +34,11 @@ class FakeOptions(Options):
     model: str = "fake-model"
     host: str = "127.0.0.1"
     port: int = Field(int(os.environ.get("MH_FAKE_PORT", "8000")), ge=1, le=65535)
+    gpus: tuple[int, ...] | None = (
+        tuple(map(int, os.environ["MH_FAKE_GPUS"].split(",")))
+        if "MH_FAKE_GPUS" in os.environ
+        else None
+    )
     arguments: str = os.environ.get("MH_FAKE_ARGS", "")
     apiKey: str = Field("", json_schema_extra={"secret": True})  # noqa: N815
     startTimeoutSeconds: float = 20.0  # noqa: N815
@@ -75,6 +81,7 @@ class FakeEngine(Engine):
             served_model=options.model,
             start_timeout=options.startTimeoutSeconds,
             stop_timeout=options.stopTimeoutSeconds,
+            gpus=options.gpus or (),
         )  # fmt: skip
 
     def _get(self, target, path, timeout):

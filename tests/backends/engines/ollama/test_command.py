@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from backends.engines import nvidia
 from backends.engines.ollama import OllamaEngine, OllamaOptions
 from backends.engines.ollama.command import environment, launch
 from backends.errors import EngineNotInstalled
@@ -79,3 +80,16 @@ def test_without_a_program_there_is_no_command(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("MH_OLLAMA_BIN", "/no/ollama")
     with pytest.raises(EngineNotInstalled, match="MH_OLLAMA_BIN names /no/ollama"):
         OllamaEngine().launch(OllamaOptions())
+
+
+def test_chosen_gpus_are_the_only_ones_it_sees_else_it_may_use_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(nvidia, "gpu_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    chosen = launch(OllamaOptions(gpus=(1,)), BINARY)
+    assert (chosen.env["CUDA_VISIBLE_DEVICES"], chosen.gpus) == ("1", (1,))
+    default = launch(OllamaOptions(), BINARY)
+    assert default.gpus == (0, 1)
+    assert "CUDA_VISIBLE_DEVICES" not in default.env
+    assert default == launch(OllamaOptions(), BINARY)

@@ -1,5 +1,4 @@
 """Ollama's models as operations: with its server, with one for the moment, and when that is stopped meanwhile."""
-# ruff: noqa: F811 — a fixture of another module
 
 import threading
 from collections.abc import Callable, Iterator

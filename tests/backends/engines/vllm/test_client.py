@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from backends.engines.base import Metrics, Target
-from backends.engines.vllm import VllmEngine
+from backends.engines.vllm import VllmEngine, VllmOptions
 from backends.engines.vllm.client import read_metrics
 from backends.errors import StartFailed
 
@@ -26,7 +26,7 @@ def serve() -> Iterator[Callable[..., Target]]:
     """Answer each path with a status and a body: JSON, bytes as they are, or a function to call."""
     servers: list[ThreadingHTTPServer] = []
 
-    def start(answers: Answers, **target: str) -> Target:
+    def start(answers: Answers, **target: Any) -> Target:
         class Handler(BaseHTTPRequestHandler):
             def answer(self) -> None:
                 self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -71,6 +71,14 @@ def test_ready_is_healthy_and_serving_the_expected_model(serve) -> None:
 
 def test_a_server_with_another_model_is_not_ready(serve) -> None:
     assert not ready(serve({"/health": (200, b""), "/v1/models": models("x")}, served_model="mine"))
+
+
+def test_ready_waits_for_its_lora_modules(serve) -> None:
+    options = VllmOptions(loraModules=({"name": "sql", "path": "/x"},))
+    without = {"/health": (200, b""), "/v1/models": models("mine")}
+    assert not ready(serve(without, served_model="mine", options=options))
+    both = {"/health": (200, b""), "/v1/models": models("mine", "sql")}
+    assert ready(serve(both, served_model="mine", options=options))
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,10 @@ from typing import Any
 
 import pytest
 
+from backends.engines import nvidia
+from backends.engines.base import Options
 from backends.engines.vllm import VllmEngine, VllmOptions
-from backends.engines.vllm.command import cpu_kv_cache_gib, launch
+from backends.engines.vllm.command import cpu_kv_cache_gib, launch, max_model_len
 from backends.engines.vllm.installation import Installation
 from backends.errors import EngineNotInstalled
 from tests.backends.engines.conftest import MakeModel
@@ -70,10 +72,128 @@ def test_every_engine_option_reaches_the_command() -> None:
     } <= set(said)
 
 
-def test_no_value_can_pass_for_a_flag() -> None:
-    said = flags(CPU, servedModelName="--trust-remote-code", model="--no-such-flag")
-    assert "--served-model-name=--trust-remote-code" in said
-    assert all(flag.count("=") or flag == "--enforce-eager" for flag in said)
+#: Option, value, the flag it becomes. Options that are not said become none.
+FLAGS: list[tuple[str, Any, str]] = [
+    ("servedModelName", "me", "--served-model-name=me"),
+    ("revision", "v2", "--revision=v2"),
+    ("downloadDir", "/d", "--download-dir=/d"),
+    ("chatTemplate", "/t.jinja", "--chat-template=/t.jinja"),
+    ("trustRemoteCode", True, "--trust-remote-code"),
+    ("host", "::1", "--host=::1"),
+    ("port", 9, "--port=9"),
+    ("gpuMemoryUtilization", 0.5, "--gpu-memory-utilization=0.5"),
+    ("maxModelLen", 4096, "--max-model-len=4096"),
+    ("maxModelLen", "auto", "--max-model-len=auto"),
+    ("kvCacheDtype", "fp8", "--kv-cache-dtype=fp8"),
+    ("kvCacheMemoryGiB", 1.5, "--kv-cache-memory-bytes=1610612736"),
+    ("kvOffloadGiB", 8, "--kv-offloading-size=8.0"),
+    ("cpuOffloadGiB", 2.5, "--cpu-offload-gb=2.5"),
+    ("enablePrefixCaching", True, "--enable-prefix-caching"),
+    ("enablePrefixCaching", False, "--no-enable-prefix-caching"),
+    ("tensorParallelSize", 2, "--tensor-parallel-size=2"),
+    ("pipelineParallelSize", 3, "--pipeline-parallel-size=3"),
+    ("distributedExecutorBackend", "ray", "--distributed-executor-backend=ray"),
+    ("distributedExecutorBackend", "mp", "--distributed-executor-backend=mp"),
+    ("distributedExecutorBackend", "uni", "--distributed-executor-backend=uni"),
+    ("maxNumSeqs", 64, "--max-num-seqs=64"),
+    ("maxNumBatchedTokens", 8192, "--max-num-batched-tokens=8192"),
+    ("dtype", "bfloat16", "--dtype=bfloat16"),
+    ("quantization", "compressed-tensors", "--quantization=compressed-tensors"),
+    ("enforceEager", True, "--enforce-eager"),
+    ("seed", 0, "--seed=0"),
+    ("extraArguments", {"async-scheduling": True}, "--async-scheduling"),
+    ("extraArguments", {"async-scheduling": False}, "--no-async-scheduling"),
+    ("extraArguments", {"stream-interval": 4}, "--stream-interval=4"),
+    ("extraArguments", ["--stream-interval=4"], "--stream-interval=4"),
+    ("extraArguments", {"watermark": 0.1}, "--watermark=0.1"),
+    ("extraArguments", {"limit-mm-per-prompt": {"image": 2}}, '--limit-mm-per-prompt={"image": 2}'),
+    ("enableLora", True, "--enable-lora"),
+    ("sleepMode", True, "--enable-sleep-mode"),
+    ("reasoningParser", "qwen3", "--reasoning-parser=qwen3"),
+    ("toolCallParser", "hermes", "--tool-call-parser=hermes"),
+    ("autoToolChoice", True, "--enable-auto-tool-choice"),
+]
+#: Options that are always said, since the site and the engine must mean the same.
+ALWAYS = {"--model", "--served-model-name", "--host", "--port", "--max-model-len"}
+#: Options that become no flag: a variable, another flag's companion, or the site's own business.
+NO_FLAG = {
+    "model", "apiKey", "cpuKvCacheGiB", "rayAddress", "loraModules", "maxLoraRank", "maxLoras",
+    "maxCpuLoras", "sleepLevel", "standby", "startTimeoutSeconds", "stopTimeoutSeconds",
+}  # fmt: skip
+
+
+def name_of(flag: str) -> str:
+    return flag.partition("=")[0]
+
+
+@pytest.mark.parametrize(("option", "value", "flag"), FLAGS)
+def test_an_option_that_is_given_becomes_its_flag(option: str, value: Any, flag: str) -> None:
+    said = flags(CUDA, **{option: value})
+    assert flag in said
+    assert sum(name_of(other) == name_of(flag) for other in said) == 1
+    if name_of(flag) not in ALWAYS | {"--gpu-memory-utilization"}:
+        assert name_of(flag) not in {name_of(other) for other in flags(CUDA)}
+
+
+def test_every_option_is_known_to_these_tests() -> None:
+    own = set(VllmOptions.model_fields) - set(Options.model_fields)
+    assert own == NO_FLAG | {option for option, _, _ in FLAGS}
+
+
+def test_what_is_not_said_stays_vllms_own_choice() -> None:
+    assert {name_of(flag) for flag in flags(CUDA)} == ALWAYS | {"--gpu-memory-utilization"}
+    assert {name_of(flag) for flag in flags(CPU)} == ALWAYS | {"--enforce-eager"}
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["servedModelName", "model", "revision", "downloadDir", "chatTemplate", "reasoningParser",
+     "toolCallParser"],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "value", ["--trust-remote-code", "-O3", "--config=/etc/x", "--", "=", "@x"]
+)
+def test_no_value_can_pass_for_a_flag(option: str, value: str) -> None:
+    said = flags(CPU, **{option: value})
+    plain = flags(CPU)
+    assert value not in said
+    assert {name_of(flag) for flag in said} - {name_of(flag) for flag in plain} <= {
+        "--" + name for name in (
+            "revision", "download-dir", "chat-template", "reasoning-parser", "tool-call-parser"
+        )
+    }  # fmt: skip
+
+
+def test_sleep_mode_opens_its_endpoints_and_only_it_does() -> None:
+    assert launch(VllmOptions(sleepMode=True), CUDA).env["VLLM_SERVER_DEV_MODE"] == "1"
+    assert "VLLM_SERVER_DEV_MODE" not in launch(VllmOptions(), CUDA).env
+
+
+def test_the_depth_of_sleep_is_no_reason_to_start_anew() -> None:
+    one, two = (launch(VllmOptions(sleepMode=True, sleepLevel=n), CUDA) for n in (1, 2))
+    assert one == two
+
+
+def test_the_ray_cluster_is_named_in_the_environment() -> None:
+    said = launch(VllmOptions(rayAddress="10.0.0.5:6379"), CUDA)
+    assert said.env["RAY_ADDRESS"] == "10.0.0.5:6379"
+    assert "RAY_ADDRESS" not in launch(VllmOptions(), CUDA).env
+
+
+def test_extra_arguments_in_another_order_are_the_same_launch() -> None:
+    one = {"watermark": 0.1, "stream-interval": 4}
+    other = dict(reversed(one.items()))
+    assert launch(VllmOptions(extraArguments=one), CUDA) == launch(
+        VllmOptions(extraArguments=other), CUDA
+    )
+
+
+def test_of_a_model_as_long_as_fits_the_longest_is_its_own(
+    cache: Path, make_model: MakeModel
+) -> None:
+    folder = make_model(cache / "models" / "m", max_position_embeddings=131072)
+    assert max_model_len(VllmOptions(model="m", maxModelLen="auto"), folder) == 131072
+    assert max_model_len(VllmOptions(model="m"), folder) == 8192
 
 
 def test_the_key_is_in_no_argument_no_plain_variable_and_no_repr() -> None:
@@ -142,3 +262,21 @@ def test_limits_and_address_are_the_callers_to_keep() -> None:
 def test_without_an_installation_the_engine_says_so() -> None:
     with pytest.raises(EngineNotInstalled, match="mh vllm install"):
         VllmEngine().launch(VllmOptions())
+
+
+def test_chosen_gpus_are_the_only_ones_it_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvidia, "gpu_count", lambda: 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    made = launch(VllmOptions(gpus=(3, 1), tensorParallelSize=2), CUDA)
+    assert made.env["CUDA_VISIBLE_DEVICES"] == "1,3"
+    assert made.gpus == (1, 3)
+    default = launch(VllmOptions(tensorParallelSize=2), CUDA)
+    assert "CUDA_VISIBLE_DEVICES" not in default.env
+    assert default.gpus == (0, 1)
+
+
+def test_the_cpu_build_uses_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvidia, "gpu_count", lambda: 4)
+    made = launch(VllmOptions(gpus=(0,)), CPU)
+    assert made.gpus == ()
+    assert "CUDA_VISIBLE_DEVICES" not in made.env

@@ -42,10 +42,10 @@ def test_the_key_is_the_only_secret_and_is_not_shown() -> None:
     assert "hush-hush-hush" not in repr(VllmOptions(apiKey="hush-hush-hush"))
 
 
-def test_time_limits_need_no_restart() -> None:
+def test_time_limits_the_depth_of_sleep_and_a_standby_need_no_restart() -> None:
     live = set(VllmOptions.model_fields) - VllmOptions.fields_with("restart")
     own = live - set(Options.model_fields)
-    assert own == {"startTimeoutSeconds", "stopTimeoutSeconds"}
+    assert own == {"startTimeoutSeconds", "stopTimeoutSeconds", "sleepLevel", "standby"}
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,27 @@ def test_time_limits_need_no_restart() -> None:
         ("gpuMemoryUtilization", 1.5),
         ("gpuMemoryUtilization", float("nan")),
         ("maxModelLen", 0),
+        ("maxModelLen", "most"),
+        ("maxModelLen", True),
+        ("maxModelLen", 1e9),
+        ("kvCacheMemoryGiB", 0),
+        ("kvCacheMemoryGiB", float("inf")),
+        ("kvOffloadGiB", 0),
+        ("cpuOffloadGiB", -1),
+        ("maxNumSeqs", 0),
+        ("maxNumBatchedTokens", 0),
+        ("pipelineParallelSize", 0),
+        ("distributedExecutorBackend", "external_launcher"),
+        ("distributedExecutorBackend", "my.module.Executor"),
+        ("rayAddress", "--address"),
+        ("rayAddress", "head:6379\n"),
+        ("rayAddress", "head:6379 --x"),
+        ("maxLoraRank", 12),
+        ("maxLoras", 0),
+        ("maxCpuLoras", 0),
+        ("sleepLevel", 0),
+        ("sleepLevel", 3),
+        ("extraArguments", {"port": 1}),
         ("tensorParallelSize", 0),
         ("dtype", "float12"),
         ("quantization", "squashed"),
@@ -86,3 +107,38 @@ def test_what_cannot_be_is_refused_and_named(name: str, value: Any) -> None:
 def test_the_served_name_is_the_one_the_user_gave() -> None:
     assert VllmOptions(model="a/b").served_name == "a/b"
     assert VllmOptions(model="a/b", servedModelName="mine").served_name == "mine"
+
+
+@pytest.mark.parametrize("length", [16, 8192, "auto", None])
+def test_the_longest_conversation_is_a_number_or_what_fits(length: Any) -> None:
+    assert VllmOptions(maxModelLen=length).maxModelLen == length
+    assert VllmOptions.model_validate({"maxModelLen": "4096"}).maxModelLen == 4096
+
+
+@pytest.mark.parametrize("address", ["auto", "10.0.0.5:6379", "ray://head:10001", "[::1]:6379"])
+def test_ray_addresses(address: str) -> None:
+    assert VllmOptions(rayAddress=address).rayAddress == address
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        {"name": "a"},
+        {"name": "", "path": "/x"},
+        {"name": "a\nb", "path": "/x"},
+        {"name": "a", "path": "/x\x00"},
+        {"name": "a", "path": "/x", "base_model_name": "b"},
+        "a=/x",
+    ],
+)
+def test_a_lora_module_is_a_name_and_a_path(module: Any) -> None:
+    with pytest.raises(ValidationError) as caught:
+        VllmOptions.model_validate({"loraModules": [module]})
+    assert caught.value.errors()[0]["loc"][:2] == ("loraModules", 0)
+
+
+def test_options_are_read_back_from_what_is_stored() -> None:
+    options = VllmOptions(
+        loraModules=({"name": "a", "path": "/x"},), extraArguments={"stream-interval": 4}
+    )
+    assert VllmOptions.model_validate(options.model_dump(mode="json")) == options

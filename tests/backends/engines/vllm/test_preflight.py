@@ -7,7 +7,6 @@ import pytest
 from backends.engines import nvidia
 from backends.engines.base import Problem
 from backends.engines.vllm import VllmEngine, VllmOptions
-from backends.engines.vllm.preflight import is_loopback
 from tests.backends.engines.conftest import MakeModel
 
 
@@ -124,25 +123,100 @@ def test_an_open_address_needs_a_key(cache: Path, make_model: MakeModel) -> None
     assert problems(model="m", host="0.0.0.0", apiKey="long-enough-key") == []
 
 
-@pytest.mark.parametrize(
-    ("host", "expected"),
-    [
-        ("127.0.0.1", True),
-        ("127.8.8.8", True),
-        ("::1", True),
-        ("localhost", True),
-        ("0.0.0.0", False),
-        ("::", False),
-        ("192.168.1.2", False),
-        ("gpu.example", False),
-    ],
-)
-def test_loopback(host: str, expected: bool) -> None:
-    assert is_loopback(host) is expected
-
-
 @pytest.mark.usefixtures("installed")
 def test_several_problems_are_told_at_once(cache: Path, make_model: MakeModel) -> None:
     make_model(cache / "models" / "m")
     found = problems(model="m", host="0.0.0.0", maxModelLen=4096, tensorParallelSize=3)
     assert {problem.option for problem in found} == {"host", "maxModelLen", "tensorParallelSize"}
+
+
+@pytest.mark.usefixtures("cuda")
+def test_gpus_that_are_not_there_or_too_few_are_a_problem(
+    cache: Path, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nvidia, "gpu_count", lambda: 2)
+    make_model(cache / "models" / "m")
+    assert problems(model="m", gpus=(0, 1), tensorParallelSize=2) == []
+    assert the_problem(model="m", gpus=(2,)).option == "gpus"
+    few = the_problem(model="m", gpus=(1,), tensorParallelSize=2)
+    assert "split over 2" in few.message
+
+
+# GPUs of one machine, of several, and none.
+
+
+@pytest.fixture
+def gpus(cuda: None, cache: Path, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CUDA build, four GPUs, and the model ``m``."""
+    make_model(cache / "models" / "m")
+    monkeypatch.setattr(nvidia, "gpu_count", lambda: 4)
+
+
+@pytest.mark.usefixtures("gpus")
+def test_stages_and_their_gpus_must_all_be_there() -> None:
+    assert problems(model="m", tensorParallelSize=2, pipelineParallelSize=2) == []
+    problem = the_problem(model="m", tensorParallelSize=4, pipelineParallelSize=2)
+    assert problem.option == "pipelineParallelSize"
+    assert "is 8, and this machine has 4" in problem.message
+    assert the_problem(model="m", pipelineParallelSize=3).message.endswith("only 2 layers.")
+
+
+@pytest.mark.usefixtures("gpus")
+def test_a_ray_cluster_may_have_more_gpus_than_this_machine() -> None:
+    ray = {"distributedExecutorBackend": "ray", "rayAddress": "10.0.0.5:6379"}
+    assert problems(model="m", tensorParallelSize=4, pipelineParallelSize=2, **ray) == []
+    without = the_problem(model="m", rayAddress="10.0.0.5:6379")
+    assert without.option == "distributedExecutorBackend"
+
+
+@pytest.mark.usefixtures("gpus")
+def test_one_process_cannot_use_two_gpus() -> None:
+    problem = the_problem(model="m", tensorParallelSize=2, distributedExecutorBackend="uni")
+    assert problem.option == "distributedExecutorBackend"
+
+
+@pytest.mark.usefixtures("gpus")
+def test_memory_options_are_for_gpus() -> None:
+    asked = {
+        "sleepMode": True,
+        "kvCacheMemoryGiB": 4,
+        "kvOffloadGiB": 8,
+        "cpuOffloadGiB": 2,
+        "distributedExecutorBackend": "ray",
+    }
+    assert problems(model="m", **asked) == []
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("sleepMode", True),
+        ("kvCacheMemoryGiB", 4),
+        ("kvOffloadGiB", 8),
+        ("cpuOffloadGiB", 2),
+        ("distributedExecutorBackend", "ray"),
+    ],
+)
+def test_what_the_cpu_build_cannot_do_is_refused_with_what_to_do_instead(
+    cache: Path, make_model: MakeModel, name: str, value: Any
+) -> None:
+    make_model(cache / "models" / "m")
+    problem = the_problem(model="m", **{name: value})
+    assert problem.option == name
+    assert "is the CPU build" in problem.message
+
+
+@pytest.mark.usefixtures("gpus")
+def test_sleep_mode_is_for_this_machine_alone_key_or_not() -> None:
+    problem = the_problem(model="m", sleepMode=True, host="0.0.0.0", apiKey="long-enough-key")
+    assert (problem.option, "put the engine to sleep" in problem.message) == ("host", True)
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_step_must_hold_a_token_of_every_request(cache: Path, make_model: MakeModel) -> None:
+    make_model(cache / "models" / "m")
+    assert problems(model="m", maxNumSeqs=8, maxNumBatchedTokens=8) == []
+    assert the_problem(model="m", maxNumSeqs=9, maxNumBatchedTokens=8).option == (
+        "maxNumBatchedTokens"
+    )

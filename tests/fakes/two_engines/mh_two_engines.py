@@ -1,0 +1,74 @@
+"""Two fake engines for a whole site, and a way to hold its worker at a step.
+
+Found as ``mh_fake_engine`` is (its folder has to be on the path, too). While ``MH_HOME/hold`` names
+the step that an operation has come to (``{"kind", "step", "when": "before" | "after"}``), the runner
+waits there and says so in ``MH_HOME/held``: whatever a test does then happens at that step.
+"""
+
+import contextlib
+import json
+import os
+import time
+from pathlib import Path
+
+from mh_fake_engine import FakeEngine, FakeOptions
+from pydantic import Field
+
+from backends import services
+
+ENGINE_CORE = "--engine-core"
+
+
+class LeftOptions(FakeOptions):
+    port: int = Field(int(os.environ.get("MH_LEFT_PORT", "8001")), ge=1, le=65535)
+    arguments: str = ENGINE_CORE
+
+
+class RightOptions(FakeOptions):
+    port: int = Field(int(os.environ.get("MH_RIGHT_PORT", "8002")), ge=1, le=65535)
+    arguments: str = ENGINE_CORE
+
+
+class LeftEngine(FakeEngine):
+    name = "left"
+    title = "Left"
+    Options = LeftOptions
+
+
+class RightEngine(FakeEngine):
+    name = "right"
+    title = "Right"
+    Options = RightOptions
+
+
+def _wished():
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        return json.loads((Path(os.environ["MH_HOME"]) / "hold").read_text())
+    return None
+
+
+def _hold(row, name, when):
+    here = {"kind": str(row.kind), "step": name, "when": when}
+    if _wished() != here:
+        return
+    (Path(os.environ["MH_HOME"]) / "held").write_text(json.dumps(here))
+    while _wished() == here:
+        time.sleep(0.01)
+
+
+def _install():
+    begin, end = services.step_begin, services.step_end
+
+    def step_begin(row, name, **more):
+        begin(row, name, **more)
+        _hold(row, name, "before")
+
+    def step_end(row, name, state, *more, **others):
+        if state == "done":
+            _hold(row, name, "after")
+        end(row, name, state, *more, **others)
+
+    services.step_begin, services.step_end = step_begin, step_end
+
+
+_install()
