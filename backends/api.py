@@ -317,14 +317,24 @@ class LogsView(APIView):
 
     @extend_schema(
         responses=serializers.LogResponse,
-        parameters=[OpenApiParameter("lines", OpenApiTypes.INT, description="at most 5000")],
+        parameters=[
+            OpenApiParameter("lines", OpenApiTypes.INT, description="at most 5000"),
+            OpenApiParameter(
+                "start",
+                OpenApiTypes.STR,
+                description="id of a start; the current one by default, else the one before it",
+            ),
+        ],
         operation_id="backend_logs",
     )
     def get(self, request: Request, name: str) -> Response:
-        """Return the last lines of the current start's log, or of the one before it."""
+        """Return the last lines of a start's log, and which starts there are."""
         _require_operator(request, name, Permission.LOGS_READ)
         lines = _number(request, "lines", 200, 5000)
-        return Response({"backend": name, "lines": selectors.backend_log(name, lines)})
+        start = request.query_params.get("start", "")
+        found = selectors.backend_log(name, lines, start=start)
+        starts = selectors.backend_starts(name)
+        return Response({"backend": name, "lines": found, "starts": starts})
 
 
 class OperationsView(APIView):

@@ -21,6 +21,7 @@ from backends import (
     choice,
     leases,
     lifecycle,
+    logs,
     plan_reading,
     planning,
     secrets,
@@ -35,6 +36,7 @@ from backends.errors import (
     UnknownBackend,
     UnknownModel,
     UnknownOperation,
+    UnknownStart,
 )
 from backends.lifecycle import State
 from backends.models import (
@@ -227,23 +229,56 @@ def backend_instance(backend: Backend) -> supervisor.Instance | None:
     return supervisor.instance(settings.MH_HOME, backend.name, backend.instance_id)
 
 
-def backend_log(name: str, lines: int = 200) -> list[str]:
-    """Return the last lines of the current start of backend ``name``, or of the one before it."""
+def backend_log(name: str, lines: int = 200, *, start: str = "") -> list[str]:
+    """Return the last lines of a start of backend ``name``, without secrets.
+
+    Args:
+        name: of the backend.
+        lines: at most so many.
+        start: id of the start; empty for the current one, or the one before it.
+
+    Raises:
+        UnknownBackend, UnknownStart.
+    """
     backend = backend_get(name)
-    inst = backend_instance(backend)
-    if inst is None and backend.last_instance_id:
-        inst = supervisor.instance(settings.MH_HOME, backend.name, backend.last_instance_id)
+    inst = _start_kept(backend, start) if start else _last_start(backend)
     if inst is None:
         return []
-    return [mask(line, backend) for line in supervisor.log_tail(inst, lines)]
+    blot = logs.masker(_secret_values(backend))
+    return [blot(line) for line in supervisor.log_tail(inst, lines)]
+
+
+def backend_starts(name: str) -> list[logs.StartLog]:
+    """Return the starts of backend ``name`` whose logs are kept, newest first."""
+    return logs.starts(settings.MH_HOME, backend_get(name).name)
+
+
+def _last_start(backend: Backend) -> supervisor.Instance | None:
+    inst = backend_instance(backend)
+    if inst is None and backend.last_instance_id:
+        return supervisor.instance(settings.MH_HOME, backend.name, backend.last_instance_id)
+    return inst
+
+
+def _start_kept(backend: Backend, start: str) -> supervisor.Instance:
+    kept = supervisor.instances(settings.MH_HOME, backend.name)
+    found = next((inst for inst in kept if inst.instance_id == start), None)
+    if found is None:
+        msg = (
+            f"There is no start {start[:80]!r} of {backend.name}, or its log is no longer kept. Those "
+            f"kept are listed by GET /api/llm-backend/{backend.name}/logs."
+        )
+        raise UnknownStart(msg, param="start")
+    return found
 
 
 def mask(text: str, backend: Backend) -> str:
-    """Return ``text`` with the secret options of ``backend`` blotted out."""
-    for value in secrets.unseal(backend.secrets).values():
-        if value:
-            text = text.replace(value, "•••")
-    return text
+    """Return ``text`` with secrets blotted out: options of ``backend``, and what the site inherited."""
+    return logs.masker(_secret_values(backend))(text)
+
+
+def _secret_values(backend: Backend) -> list[str]:
+    return list(secrets.unseal(backend.secrets).values())
 
 
 def backend_target(backend: Backend) -> Target:
@@ -702,12 +737,14 @@ def backend_plan(
     backend = backend_get(name)
     changes = {**(options or {}), **({} if model is None else {"model": model})}
     wanted = backend_options(backend, changes)
-    for problem in backend_engine(backend).preflight(wanted):
+    problems = [] if backend.attached else backend_engine(backend).preflight(wanted)
+    for problem in problems:
         if problem.code == UnknownModel.code:
             raise UnknownModel(problem.message, param="model")
     leaving = backend_to_leave(backend, changes)
     kind = OperationKind.SWITCH if leaving and leaving.pk != backend.pk else OperationKind.START
-    machine = plan_reading.machine_seen(bus.snapshot_read(backend.node) or {})
+    snapshot = bus.snapshot_read(backend.node) or {}
+    machine = plan_reading.machine_seen(snapshot, _alive_on(backend.node))
     return plan_of(
         backend,
         wanted,
@@ -763,7 +800,17 @@ def machine_now(node: str) -> planning.Machine:
     return plan_reading.machine_now(
         {name: supervisor.tree(inst) for name, inst in starts},
         {name: supervisor.rss_bytes(inst) for name, inst in starts},
+        _alive_on(node),
     )
+
+
+def _alive_on(node: str) -> list[str]:
+    """Return the backends of ``node`` that hold memory, whoever started them."""
+    return [
+        row.name
+        for row in backend_list()
+        if row.node == node and lifecycle.is_alive(State(row.state))
+    ]
 
 
 def now() -> datetime:
@@ -848,8 +895,7 @@ class LogFollower:
         path = supervisor.log_path(inst)
         if not path.exists():
             return [], fresh
-        text = self._added(path)
-        return [mask(line, backend) for line in text.splitlines()], fresh
+        return mask(self._added(path), backend).splitlines(), fresh
 
     def _added(self, path: Path) -> str:
         """Return whole lines after the last offset; a file that shrank was rotated."""
@@ -860,5 +906,7 @@ class LogFollower:
             file.seek(self._offset)
             data = file.read(_LOG_CHUNK)
         whole = data.rfind(b"\n") + 1
+        if len(data) == _LOG_CHUNK and not whole:
+            whole = len(data)  # a line without end: shown in pieces rather than waited for
         self._offset += whole
         return data[:whole].decode(errors="replace")

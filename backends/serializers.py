@@ -183,11 +183,22 @@ class ModelListResponse(serializers.Serializer[Any]):
     results = ModelResponse(many=True)
 
 
+class StartLogResponse(serializers.Serializer[Any]):
+    """One start whose log is kept."""
+
+    id = serializers.CharField()
+    started_at = serializers.CharField(allow_null=True)
+    running = serializers.BooleanField()
+    ended = serializers.CharField(help_text="how it ended; empty while it runs")
+    size_bytes = serializers.IntegerField()
+
+
 class LogResponse(serializers.Serializer[Any]):
     """The last lines of a backend's log."""
 
     backend = serializers.CharField()
     lines = serializers.ListField(child=serializers.CharField())
+    starts = StartLogResponse(many=True, help_text="newest first")
 
 
 class DetectionResponse(serializers.Serializer[Any]):

@@ -152,15 +152,29 @@ def gpu_memory(gpus: Iterable[dict[str, Any]], backend: str) -> str:
     return f"{size(used)} / {size(total)} ({used / total:.0%})" if total else size(used)
 
 
-def logs(name: str, lines: int, *, follow: bool, out: Output) -> None:
+def logs(name: str, lines: int, *, follow: bool, start: str, out: Output) -> None:
     """Print the end of an engine's log, and with ``follow`` what is written from then on."""
     site_ready()
     from backends import selectors
 
-    shown = selectors.backend_log(name, lines)
+    shown = selectors.backend_log(name, lines, start=start)
     out.result({"backend": name, "lines": shown}, *shown)
     if follow and not out.as_json:
         _follow_log(name)
+
+
+def starts(name: str, out: Output) -> None:
+    """Print the starts of an engine whose logs are kept."""
+    site_ready()
+    from backends import selectors
+
+    found = selectors.backend_starts(name)
+    rows = [
+        (row["id"], "running" if row["running"] else row["ended"], size(row["size_bytes"]))
+        for row in found
+    ]
+    payload = {"backend": name, "starts": found}
+    out.table(payload, ("start", "state", "log"), rows, empty="It was not started yet.")
 
 
 def _follow_log(name: str) -> None:

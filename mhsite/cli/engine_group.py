@@ -16,6 +16,10 @@ Lines = Annotated[int, typer.Option("--lines", "-n", min=1, max=10_000)]
 Follow = Annotated[
     bool, typer.Option("--follow", "-f", help="Go on with what is written from now.")
 ]
+Start = Annotated[
+    str, typer.Option("--start", metavar="ID", help="The log of this start, as --starts lists it.")
+]
+Starts = Annotated[bool, typer.Option("--starts", help="List the starts whose logs are kept.")]
 Key = Annotated[str | None, typer.Argument(help="Option to show or set.")]
 Value = Annotated[str | None, typer.Argument(help="New value; null for the default.")]
 
@@ -66,5 +70,16 @@ def _looks(app: typer.Typer, name: str, title: str) -> None:
         planning.plan(name, model, engine.option_pairs(option), Output(as_json=as_json))
 
     @app.command(help=f"Show {title}'s log: of the running start, else of the last one.")
-    def logs(lines: Lines = 50, *, follow: Follow = False, as_json: Json = False) -> None:
-        engine.logs(name, lines, follow=follow, out=Output(as_json=as_json))
+    def logs(
+        lines: Lines = 50,
+        *,
+        follow: Follow = False,
+        start: Start = "",
+        starts: Starts = False,
+        as_json: Json = False,
+    ) -> None:
+        out = Output(as_json=as_json)
+        if starts:
+            engine.starts(name, out)
+        else:
+            engine.logs(name, lines, follow=follow and not start, start=start, out=out)

@@ -85,7 +85,8 @@ def start_error(
     ctx: Context, inst: supervisor.Instance, *, timed_out: float | None = None
 ) -> StartFailed:
     """Return why the engine is not ready, with its own reason from its log."""
-    reason = ctx.engine.failure_reason(supervisor.log_tail(inst, _LOG_LINES))
+    tail = supervisor.log_tail(inst, _LOG_LINES)
+    reason = selectors.mask(ctx.engine.failure_reason(tail), ctx.backend)
     if timed_out is not None:
         msg = (
             f"{ctx.engine.title} was not ready after {timed_out:.0f} s. A bigger model needs more: "
