@@ -16,8 +16,8 @@ from backends.operations.steps.spawning import begin_ahead, begin_keeper
 def preflight(ctx: Context) -> None:
     """Find everything that would make the start fail, before anything is touched."""
     if attached.is_served_by_others(ctx):
-        attached.check(ctx)
         _choose_leaving(ctx)
+        attached.check(ctx)
         return
     _wait_for_installation(ctx)
     ctx.say("checking the model, the options and the port", 0.02)
@@ -36,7 +36,7 @@ def preflight(ctx: Context) -> None:
         )
         raise PreflightFailed(msg, code="already_running")
     begin_keeper(ctx)
-    gpu_guard.check_free(ctx, launch)
+    gpu_guard.check_free(ctx, launch.gpus)
     _check_port(ctx, backend, launch)
     refuse_what_cannot_fit(ctx)
     begin_ahead(ctx)

@@ -30,7 +30,7 @@ def start(ctx: Context) -> None:
     launch = ctx.launch
     if selectors.runs_as_asked(backend, launch):
         return
-    gpu_guard.take(ctx, launch)
+    gpu_guard.take(ctx, launch.gpus)
     inst = _spawned_before(backend, ctx) or spawn(ctx, launch)
     ctx.spawned = True
     try:
