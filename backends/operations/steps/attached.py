@@ -14,6 +14,7 @@ import httpx
 from accounts.errors import MhError
 from backends import foreign, leases, lifecycle, services, systemd, watching
 from backends.errors import PreflightFailed, StartFailed, StopFailed, UnknownModel
+from backends.launch_spec import Change
 from backends.lifecycle import State
 from backends.models import OperationKind
 from backends.operations.context import Context
@@ -28,6 +29,7 @@ _ASK_TIMEOUT: Final = 5.0
 _ENDING: Final = frozenset({OperationKind.STOP, OperationKind.RESTART, OperationKind.APPLY})
 #: Those of them that want another process in its place.
 _ANEW: Final = _ENDING - {OperationKind.STOP}
+_OPTIONS: Final = "Its options can only be changed there; another model is had by a switch to it."
 
 
 # Before anything is touched.
@@ -51,8 +53,9 @@ def check(ctx: Context) -> None:
         raise _refusal(ctx, f"{fixed[0]} can only be changed there.")
     if not ctx.backend.attached:
         return
-    if ctx.operation.kind == OperationKind.RESTART and not _unit(ctx):
-        raise _refusal(ctx, "Restart it there.")
+    if ctx.operation.kind in _ANEW and ctx.change == Change.RESTART and not _unit(ctx):
+        what = "Restart it there." if ctx.operation.kind == OperationKind.RESTART else _OPTIONS
+        raise _refusal(ctx, what)
     if ctx.engine.capabilities.many_models:
         _check_load(ctx)
     elif "model" in ctx.changes and ctx.backend.model != _wanted(ctx):
