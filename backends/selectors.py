@@ -663,7 +663,7 @@ def _available(row: Backend, snapshot: dict[str, Any]) -> AvailablePayload:
         memory=seen.get("memory"),
         standby=seen.get("standby"),
         metrics=seen.get("metrics") or {},
-        reason=found["reason"],
+        reason="" if _is_up(row) else found["reason"],  # one that others run need not be installed
         failure=row.failure,
     )
 
