@@ -172,6 +172,12 @@ def discard_all(home: Path, backend: str) -> None:
         discard(inst)
 
 
+def end_all(home: Path) -> None:
+    """End every waiting instance of this site. Needs no database."""
+    for folder in (home / "engines").glob("*/*/" + WAITING_FILE):
+        discard(supervisor.instance(home, folder.parent.parent.name, folder.parent.name))
+
+
 def _rename(inst: Instance, name: str) -> bool:
     try:
         (inst.folder / WAITING_FILE).rename(inst.folder / name)

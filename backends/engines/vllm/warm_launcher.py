@@ -161,6 +161,8 @@ def import_all(module: str, arguments: list[str]) -> None:
         import_quietly(worker)
     for name in model_modules(arguments):
         import_quietly(name)
+    # It runs as __main__ later; a module of that name besides makes runpy warn.
+    sys.modules.pop(module, None)
 
 
 def import_quietly(name: str) -> None:
