@@ -1,7 +1,7 @@
 """Errors of backends.
 
 MhError
-├── NotFound         ── UnknownBackend, UnknownOperation, UnknownModel
+├── NotFound         ── UnknownBackend, UnknownOperation, UnknownModel, UnknownStart
 ├── Conflict         ── OperationConflict, OperationLost, ModelInUse, ModelNotOurs, CannotDo,
 │                       EngineAttached
 ├── Invalid          ── InvalidOptions, PreflightFailed
@@ -28,6 +28,12 @@ class UnknownModel(NotFound):
     """The engine does not have this model."""
 
     code = "model_not_found"
+
+
+class UnknownStart(NotFound):
+    """No start with this id is kept."""
+
+    code = "start_not_found"
 
 
 class OperationConflict(Conflict):

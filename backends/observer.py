@@ -30,6 +30,7 @@ from backends import (
     standby,
     supervisor,
 )
+from backends.idleness import Idleness
 from backends.lifecycle import State
 from backends.memory_peaks import Peaks
 from backends.models import OPEN_OPERATION_STATES, Backend, Lane, Operation
@@ -56,6 +57,7 @@ class Observer:
     missed: dict[str, int] = field(default_factory=dict)
     reserve: standby.Reserve = field(default_factory=lambda: standby.Reserve(settings.MH_HOME))
     seen: dict[str, Any] = field(default_factory=dict)
+    idleness: Idleness = field(default_factory=Idleness)
     peaks: Peaks = field(default_factory=Peaks)
     watcher: Watcher = field(default_factory=Watcher)
     startup: booting.Startup = field(default_factory=booting.Startup)
@@ -89,6 +91,7 @@ class Observer:
             self._next_probe = time.monotonic() + PROBE_SECONDS
             self._probe_all(rows, busy)
             self.startup.tick()
+            self.idleness.look(rows, busy)
 
     def _busy(self) -> set[str]:
         """Return the backends that an operation is changing now; their states are the runner's."""
@@ -105,7 +108,6 @@ class Observer:
             return
         inst = selectors.backend_instance(row)
         if inst is None:
-            services.gpu_lease_release(actor=Actor.system(), backend=row.name)
             self._fail(row, f"{self._title(row)} is not running any more.", "")
             return
         seen = supervisor.inspect(inst)
@@ -135,26 +137,24 @@ class Observer:
     def _clear_away(self, row: Backend, inst: supervisor.Instance, what: str) -> None:
         """End those who still wait for the engine, and what is left of it; then say what happened."""
         leases.cut(row.name)
+        cleared = False
         try:
             supervisor.stop(inst, grace=1.0)
-            services.gpu_lease_release(actor=Actor.system(), backend=row.name)
+            cleared = True
         except MhError as exc:
             logger.error("leftovers of %s: %s", row.name, exc.message)  # noqa: TRY400
         engine = selectors.backend_engine(row)
         reason = engine.failure_reason(supervisor.log_tail(inst, _LOG_LINES))
-        self._fail(row, f"{engine.title} {what}.", reason)
+        self._fail(row, f"{engine.title} {what}.", reason, cleared=cleared)
 
-    def _fail(self, row: Backend, failure: str, detail: str) -> None:
-        services.backend_transition(
+    def _fail(self, row: Backend, failure: str, detail: str, *, cleared: bool = True) -> None:
+        services.backend_lost(
             actor=Actor.system(),
             name=row.name,
-            to=State.FAILED,
             expected=State(row.state),
+            cleared=cleared,
             failure=failure,
             failure_detail=selectors.mask(detail, row),
-            instance_id="",
-            model="",
-            endpoint="",
         )
 
     @staticmethod

@@ -19,8 +19,10 @@ from accounts.permissions import Permission, is_allowed
 from backends import (
     bus,
     choice,
+    launch_spec,
     leases,
     lifecycle,
+    logs,
     plan_reading,
     planning,
     secrets,
@@ -35,7 +37,9 @@ from backends.errors import (
     UnknownBackend,
     UnknownModel,
     UnknownOperation,
+    UnknownStart,
 )
+from backends.launch_spec import Change, Difference
 from backends.lifecycle import State
 from backends.models import (
     OPEN_OPERATION_STATES,
@@ -46,6 +50,8 @@ from backends.models import (
     OperationKind,
     OperationState,
     OperationStep,
+    StartKind,
+    StartRecord,
     Switchboard,
 )
 from backends.payloads import (
@@ -185,16 +191,40 @@ def runs_as_asked(backend: Backend, launch: Launch) -> bool:
     )
 
 
+def backend_difference(backend: Backend, wanted: Any) -> Difference:
+    """Return how ``wanted`` (validated options) differs from what ``backend`` was started with.
+
+    Where that is not known, or is not valid any more, it takes a restart.
+    """
+    started = backend.started_options
+    if started is None:
+        return Difference(Change.RESTART)
+    token = launch_spec.token_of(started)
+    row = Backend(
+        name=backend.name,
+        engine=backend.engine,
+        options=launch_spec.options_of(started),
+        secrets=backend.secrets if token is None else token,
+    )
+    try:
+        runs = backend_options(row)
+    except InvalidOptions:
+        return Difference(Change.RESTART)
+    return launch_spec.compare(backend_engine(backend), runs, wanted)
+
+
 def backend_to_leave(backend: Backend, changes: dict[str, Any]) -> Backend | None:
-    """Return what must stop for a switch to ``backend``; None when nothing must.
+    """Return what must give way for a switch to ``backend``; None when nothing must.
 
     That is the active backend if another one, else another one that runs while ``backend`` does not;
-    ``backend`` itself if it runs otherwise than asked.
+    ``backend`` itself if it runs otherwise than asked. One that is parked has given way already.
     """
     alive = [
         row
         for row in backend_list()
-        if row.node == backend.node and lifecycle.is_alive(State(row.state))
+        if row.node == backend.node
+        and lifecycle.is_alive(State(row.state))
+        and row.state != State.PARKED
     ]
     others = [row for row in alive if row.pk != backend.pk]
     active = active_backend()
@@ -227,28 +257,64 @@ def backend_instance(backend: Backend) -> supervisor.Instance | None:
     return supervisor.instance(settings.MH_HOME, backend.name, backend.instance_id)
 
 
-def backend_log(name: str, lines: int = 200) -> list[str]:
-    """Return the last lines of the current start of backend ``name``, or of the one before it."""
+def backend_log(name: str, lines: int = 200, *, start: str = "") -> list[str]:
+    """Return the last lines of a start of backend ``name``, without secrets.
+
+    Args:
+        name: of the backend.
+        lines: at most so many.
+        start: id of the start; empty for the current one, or the one before it.
+
+    Raises:
+        UnknownBackend, UnknownStart.
+    """
     backend = backend_get(name)
-    inst = backend_instance(backend)
-    if inst is None and backend.last_instance_id:
-        inst = supervisor.instance(settings.MH_HOME, backend.name, backend.last_instance_id)
+    inst = _start_kept(backend, start) if start else _last_start(backend)
     if inst is None:
         return []
-    return [mask(line, backend) for line in supervisor.log_tail(inst, lines)]
+    blot = logs.masker(_secret_values(backend))
+    return [blot(line) for line in supervisor.log_tail(inst, lines)]
+
+
+def backend_starts(name: str) -> list[logs.StartLog]:
+    """Return the starts of backend ``name`` whose logs are kept, newest first."""
+    return logs.starts(settings.MH_HOME, backend_get(name).name)
+
+
+def _last_start(backend: Backend) -> supervisor.Instance | None:
+    inst = backend_instance(backend)
+    if inst is None and backend.last_instance_id:
+        return supervisor.instance(settings.MH_HOME, backend.name, backend.last_instance_id)
+    return inst
+
+
+def _start_kept(backend: Backend, start: str) -> supervisor.Instance:
+    kept = supervisor.instances(settings.MH_HOME, backend.name)
+    found = next((inst for inst in kept if inst.instance_id == start), None)
+    if found is None:
+        msg = (
+            f"There is no start {start[:80]!r} of {backend.name}, or its log is no longer kept. Those "
+            f"kept are listed by GET /api/llm-backend/{backend.name}/logs."
+        )
+        raise UnknownStart(msg, param="start")
+    return found
 
 
 def mask(text: str, backend: Backend) -> str:
-    """Return ``text`` with the secret options of ``backend`` blotted out."""
-    for value in secrets.unseal(backend.secrets).values():
-        if value:
-            text = text.replace(value, "•••")
-    return text
+    """Return ``text`` with secrets blotted out: options of ``backend``, and what the site inherited."""
+    return logs.masker(_secret_values(backend))(text)
+
+
+def _secret_values(backend: Backend) -> list[str]:
+    """Return the secret options as they are configured, and as what runs was started with."""
+    tokens = {backend.secrets, launch_spec.token_of(backend.started_options) or ""}
+    return [value for token in tokens for value in secrets.unseal(token).values()]
 
 
 def backend_target(backend: Backend) -> Target:
-    """Return where the engine of ``backend`` answers."""
-    keys = secrets.unseal(backend.secrets)
+    """Return where the engine of ``backend`` answers, and the key it was started with."""
+    token = launch_spec.token_of(backend.started_options)
+    keys = secrets.unseal(backend.secrets if token is None else token)
     return Target(
         endpoint=backend.endpoint, served_model=backend.model, api_key=keys.get("apiKey", "")
     )
@@ -369,6 +435,8 @@ def _why_not_serving(backend: Backend) -> str:
             return f"{title} is starting. Try again when it is ready."
         case State.DRAINING | State.STOPPING:
             return f"{title} is being stopped. Start it again to chat."
+        case State.PARKED:
+            return f"{title} gave its memory back. Start it again to chat: mh {backend.name} start"
         case State.FAILED:
             return f"{title} failed and is not running. Its owner can start it again."
         case _:
@@ -675,13 +743,54 @@ def operation_wait(operation_id: str, seconds: float) -> Operation:
         time.sleep(0.1)
 
 
-def start_seconds_expected(backend: Backend, kind: str) -> float | None:
-    """Return how long such an operation took of late: the median of the last five that succeeded."""
+def stop_is_asked(name: str) -> bool:
+    """Return whether a stop of backend ``name`` waits for its turn."""
+    return Operation.objects.filter(
+        backend=name, kind=OperationKind.STOP, state=OperationState.QUEUED
+    ).exists()
+
+
+#: How many of the past an estimate is made from.
+_PAST = 5
+
+
+def start_seconds_expected(backend: Backend, kind: str, model: str | None = None) -> float | None:
+    """Return how long it should take until ``backend`` is ready, in seconds; None where nothing is known.
+
+    The median of its last five starts with ``model`` of the way it would be started now; of any
+    model, where there are none; else of operations of this ``kind``.
+    """
+    if kind in SERVING_KINDS:
+        ways = _start_kinds(backend, kind)
+        records = StartRecord.objects.filter(backend=backend, kind__in=ways)
+        for rows in (records.filter(model=model or _model_wanted(backend)), records):
+            if spans := list(rows.values_list("seconds", flat=True)[:_PAST]):
+                return median(spans)
+    return _operation_seconds(backend, kind)
+
+
+def _start_kinds(backend: Backend, kind: str) -> tuple[str, ...]:
+    if backend.state == State.PARKED:
+        return (StartKind.UNPARK,)
+    loads = kind in {OperationKind.CHANGE_MODEL, OperationKind.APPLY}
+    if loads and backend_engine(backend).capabilities.many_models and backend_is_running(backend):
+        return (StartKind.LOAD,)
+    return (StartKind.COLD, StartKind.STANDBY)
+
+
+def _model_wanted(backend: Backend) -> str:
+    try:
+        return backend_launch(backend).served_model
+    except MhError:  # preflight says why
+        return backend.model
+
+
+def _operation_seconds(backend: Backend, kind: str) -> float | None:
     spans = [
         (row.finished_at - row.started_at).total_seconds()
         for row in Operation.objects.filter(
             backend=backend, kind=kind, state=OperationState.SUCCEEDED
-        )[:5]
+        )[:_PAST]
         if row.finished_at and row.started_at
     ]
     return median(spans) if spans else None
@@ -702,12 +811,14 @@ def backend_plan(
     backend = backend_get(name)
     changes = {**(options or {}), **({} if model is None else {"model": model})}
     wanted = backend_options(backend, changes)
-    for problem in backend_engine(backend).preflight(wanted):
+    problems = [] if backend.attached else backend_engine(backend).preflight(wanted)
+    for problem in problems:
         if problem.code == UnknownModel.code:
             raise UnknownModel(problem.message, param="model")
     leaving = backend_to_leave(backend, changes)
     kind = OperationKind.SWITCH if leaving and leaving.pk != backend.pk else OperationKind.START
-    machine = plan_reading.machine_seen(bus.snapshot_read(backend.node) or {})
+    snapshot = bus.snapshot_read(backend.node) or {}
+    machine = plan_reading.machine_seen(snapshot, _alive_on(backend.node))
     return plan_of(
         backend,
         wanted,
@@ -763,7 +874,17 @@ def machine_now(node: str) -> planning.Machine:
     return plan_reading.machine_now(
         {name: supervisor.tree(inst) for name, inst in starts},
         {name: supervisor.rss_bytes(inst) for name, inst in starts},
+        _alive_on(node),
     )
+
+
+def _alive_on(node: str) -> list[str]:
+    """Return the backends of ``node`` that hold memory, whoever started them."""
+    return [
+        row.name
+        for row in backend_list()
+        if row.node == node and lifecycle.is_alive(State(row.state))
+    ]
 
 
 def now() -> datetime:
@@ -848,8 +969,7 @@ class LogFollower:
         path = supervisor.log_path(inst)
         if not path.exists():
             return [], fresh
-        text = self._added(path)
-        return [mask(line, backend) for line in text.splitlines()], fresh
+        return mask(self._added(path), backend).splitlines(), fresh
 
     def _added(self, path: Path) -> str:
         """Return whole lines after the last offset; a file that shrank was rotated."""
@@ -860,5 +980,7 @@ class LogFollower:
             file.seek(self._offset)
             data = file.read(_LOG_CHUNK)
         whole = data.rfind(b"\n") + 1
+        if len(data) == _LOG_CHUNK and not whole:
+            whole = len(data)  # a line without end: shown in pieces rather than waited for
         self._offset += whole
         return data[:whole].decode(errors="replace")

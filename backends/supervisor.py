@@ -189,6 +189,11 @@ def _recorded_instances(home: Path, backend: str) -> list[Instance]:
     return [instance(home, backend, name) for name in names]
 
 
+def instances(home: Path, backend: str) -> list[Instance]:
+    """Return every instance whose folder is kept, living or not, newest first."""
+    return _recorded_instances(home, backend)
+
+
 def find(home: Path, backend: str) -> list[Instance]:
     """Return every instance of this site with a living process, newest first.
 

@@ -41,6 +41,20 @@ def restart(name: str, out: Output) -> None:
     _say_running(name, out)
 
 
+def change_model(name: str, model: str, out: Output) -> None:
+    """Have an engine serve another model; one that does not run is told for its next start."""
+    site_ready()
+    from backends import services
+
+    payload = perform(
+        services.backend_change_model, out, actor=owner_actor(), name=name, model=model
+    )
+    if payload["steps"][-1]["name"] == "configure":
+        out.result(payload, payload["steps"][-1]["message"])
+        return
+    _say_running(name, out)
+
+
 def stop(name: str, out: Output) -> None:
     """Stop an engine."""
     site_ready()
@@ -154,15 +168,29 @@ def gpu_memory(gpus: Iterable[dict[str, Any]], backend: str) -> str:
     return f"{size(used)} / {size(total)} ({used / total:.0%})" if total else size(used)
 
 
-def logs(name: str, lines: int, *, follow: bool, out: Output) -> None:
+def logs(name: str, lines: int, *, follow: bool, start: str, out: Output) -> None:
     """Print the end of an engine's log, and with ``follow`` what is written from then on."""
     site_ready()
     from backends import selectors
 
-    shown = selectors.backend_log(name, lines)
+    shown = selectors.backend_log(name, lines, start=start)
     out.result({"backend": name, "lines": shown}, *shown)
     if follow and not out.as_json:
         _follow_log(name)
+
+
+def starts(name: str, out: Output) -> None:
+    """Print the starts of an engine whose logs are kept."""
+    site_ready()
+    from backends import selectors
+
+    found = selectors.backend_starts(name)
+    rows = [
+        (row["id"], "running" if row["running"] else row["ended"], size(row["size_bytes"]))
+        for row in found
+    ]
+    payload = {"backend": name, "starts": found}
+    out.table(payload, ("start", "state", "log"), rows, empty="It was not started yet.")
 
 
 def _follow_log(name: str) -> None:
@@ -182,8 +210,10 @@ def _follow_log(name: str) -> None:
         time.sleep(FOLLOW_SECONDS)
 
 
-def config(name: str, key: str | None, value: str | None, out: Output) -> None:
-    """Show the options of an engine, show one, or set one."""
+def config(
+    name: str, key: str | None, value: str | None, out: Output, *, apply: bool = False
+) -> None:
+    """Show the options of an engine, show one, or set one; with ``apply`` what runs gets them."""
     site_ready()
     from backends import selectors, services
 
@@ -194,6 +224,8 @@ def config(name: str, key: str | None, value: str | None, out: Output) -> None:
         services.backend_configure(
             actor=owner_actor(), name=name, options={key: option_value(value)}
         )
+    if apply and selectors.backend_is_running(selectors.backend_get(name)):
+        perform(services.backend_apply, out, actor=owner_actor(), name=name)
     current = selectors.backend_config(selectors.backend_get(name))
     shown = {**current["options"], **{k: _set(v) for k, v in current["secrets"].items()}}
     if key is None:

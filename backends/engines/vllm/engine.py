@@ -109,6 +109,7 @@ class VllmEngine(Engine):
     def warm_up(self, target: Target, *, timeout: float, cancelled: Cancelled = never) -> None:
         """Chat one token."""
         client.warm_up(target, timeout, cancelled)
+        sleep.prepare(target)
 
     def can_park(self, options: VllmOptions) -> bool:
         """Say whether sleep mode is on, and the installed build has it."""

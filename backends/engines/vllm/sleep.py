@@ -11,6 +11,7 @@ tried on its CPU build:
 """
 
 import contextlib
+import threading
 import time
 from typing import Any, Final
 
@@ -83,6 +84,22 @@ def _wake(target: Target, deadline: float, cancelled: Cancelled) -> None:
     _send(target, "/wake_up?tags=kv_cache", deadline, cancelled)
 
 
+def prepare(target: Target) -> None:
+    """Have the engine find out in the background what ``park`` asks it: it takes seconds, once."""
+    if getattr(target.options, "sleepMode", False):
+        threading.Thread(target=_ask_once, args=(target,), name="mh-sleep", daemon=True).start()
+
+
+def _ask_once(target: Target) -> None:
+    with contextlib.suppress(httpx.HTTPError):
+        _server_info(target, CANARY_TIMEOUT)
+
+
+def _server_info(target: Target, timeout: float) -> httpx.Response:
+    url = f"{target.endpoint}/server_info"
+    return http().get(url, params={"config_format": "json"}, timeout=timeout)
+
+
 def _require_loopback(target: Target) -> None:
     if not is_loopback(httpx.URL(target.endpoint).host):
         msg = f"its endpoints for that ask for no key, and {target.endpoint} is open to others."
@@ -90,10 +107,8 @@ def _require_loopback(target: Target) -> None:
 
 
 def _require_sleep_mode(target: Target, deadline: float) -> None:
-    """Ask how the engine was started; the answer takes seconds the first time."""
-    response = http().get(
-        f"{target.endpoint}/server_info", params={"config_format": "json"}, timeout=_left(deadline)
-    )
+    """Ask how the engine was started. Its first answer takes seconds: see ``prepare``."""
+    response = _server_info(target, _left(deadline))
     if response.status_code == httpx.codes.NOT_FOUND:
         msg = "it was started without VLLM_SERVER_DEV_MODE, which sleep mode needs."
         raise _Failed(msg)

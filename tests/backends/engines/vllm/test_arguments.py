@@ -1,12 +1,14 @@
 """Further arguments: those on the list, and nothing else in any disguise."""
 
+import subprocess
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from backends.engines.vllm import VllmOptions
-from backends.engines.vllm.arguments import ALLOWED, OWN, checked
+from backends.engines.vllm.arguments import ALLOWED, OWN, _switch, checked
+from mhsite import home
 
 #: What must never be on the list: it reads or writes files, loads code, listens, or sets a key.
 NEVER = [
@@ -181,3 +183,21 @@ def test_the_options_say_it_in_one_clear_sentence() -> None:
         ("extraArguments",),
         "--port is an option of its own: set port",
     )
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_every_argument_on_the_list_is_documented(name: str) -> None:
+    assert f"`{name}`" in (home.REPOSITORY / "docs" / "reference" / "files.md").read_text()
+
+
+@pytest.mark.engine
+def test_every_argument_is_one_of_the_real_vllm_and_switches_can_be_switched_off() -> None:
+    from backends.engines.vllm import installation
+
+    python = installation.find().python
+    command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--help=all"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for name, check in ALLOWED.items():
+        wanted = f"--{name}, --no-{name}" if check is _switch else f"  --{name} "
+        assert wanted in text, name
+    assert all(f"  --{name}" in text for name in OWN)

@@ -118,7 +118,7 @@ ALWAYS = {"--model", "--served-model-name", "--host", "--port", "--max-model-len
 #: Options that become no flag: a variable, another flag's companion, or the site's own business.
 NO_FLAG = {
     "model", "apiKey", "cpuKvCacheGiB", "rayAddress", "loraModules", "maxLoraRank", "maxLoras",
-    "maxCpuLoras", "sleepLevel", "startTimeoutSeconds", "stopTimeoutSeconds",
+    "maxCpuLoras", "sleepLevel", "standby", "startTimeoutSeconds", "stopTimeoutSeconds",
 }  # fmt: skip
 
 
