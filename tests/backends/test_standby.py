@@ -352,6 +352,14 @@ def test_the_end_of_the_site_ends_all_of_them(fake: Make) -> None:
     assert not inst.folder.exists()
 
 
+def test_the_standby_of_a_backend_that_was_deleted_is_ended(fake: Make) -> None:
+    warm = fake("warm", standby=True)
+    inst = begun(warm, ready=False)
+    warm.row.delete()
+    Observer().look()
+    assert processes(inst) == []
+
+
 # --- while another engine drains -------------------------------------------------------------------
 
 
