@@ -166,8 +166,7 @@ class Observer:
     def _probe_all(self, rows: list[Backend], busy: set[str]) -> None:
         for row in rows:
             self.seen[row.name] = self._probe(row, counted=row.name not in busy)
-            if not busy:
-                self.reserve.look(row.name, selectors.standby_wanted(row))
+        self._keep_standbys(rows)
         cards = self._gpus(rows)
         snapshot = {
             "observed_at": selectors.now().isoformat(),
@@ -179,6 +178,14 @@ class Observer:
             self.peaks.see(row, cards, self.seen[row.name].get("memory"))
         bus.snapshot_write(self.node, snapshot)
         self._publish_news(snapshot)
+
+    def _keep_standbys(self, rows: list[Backend]) -> None:
+        """Keep what waits for a start; while an operation runs, that is its runner's."""
+        if self._busy():
+            return
+        for row in rows:
+            self.reserve.look(row.name, selectors.standby_wanted(row))
+        self.reserve.end_others([row.name for row in rows])
 
     def _probe(self, row: Backend, *, counted: bool) -> dict[str, Any]:
         facts: dict[str, Any] = {

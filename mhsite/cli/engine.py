@@ -139,6 +139,8 @@ def status(name: str, out: Output) -> None:
     if mine["running"]:
         lines += [f"Endpoint: {mine['endpoint']}", f"Model: {mine['model']}"]
     lines += [f"GPU Memory: {gpu_memory(whole['gpus'], name)}"]
+    if mine["standby"]:
+        lines += [f"Standby: {mine['standby']['state']}, {size(mine['standby']['memory'])}"]
     lines += [f"Reason: {why}"] if (why := mine["failure"] or mine["reason"]) else []
     out.result({"backend": name, **mine, "gpus": whole["gpus"]}, *lines)
     if not mine["running"]:

@@ -70,8 +70,7 @@ def running_instances() -> set[Instance]:
 
 def standbys_end() -> None:
     """End every process that only waits to become an engine: without the site nobody chooses one."""
-    for row in selectors.backend_list():
-        standby.discard_all(settings.MH_HOME, row.name)
+    standby.end_all(settings.MH_HOME)
 
 
 class Departure:
