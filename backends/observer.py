@@ -105,7 +105,6 @@ class Observer:
             return
         inst = selectors.backend_instance(row)
         if inst is None:
-            services.gpu_lease_release(actor=Actor.system(), backend=row.name)
             self._fail(row, f"{self._title(row)} is not running any more.", "")
             return
         seen = supervisor.inspect(inst)
@@ -135,26 +134,24 @@ class Observer:
     def _clear_away(self, row: Backend, inst: supervisor.Instance, what: str) -> None:
         """End those who still wait for the engine, and what is left of it; then say what happened."""
         leases.cut(row.name)
+        cleared = False
         try:
             supervisor.stop(inst, grace=1.0)
-            services.gpu_lease_release(actor=Actor.system(), backend=row.name)
+            cleared = True
         except MhError as exc:
             logger.error("leftovers of %s: %s", row.name, exc.message)  # noqa: TRY400
         engine = selectors.backend_engine(row)
         reason = engine.failure_reason(supervisor.log_tail(inst, _LOG_LINES))
-        self._fail(row, f"{engine.title} {what}.", reason)
+        self._fail(row, f"{engine.title} {what}.", reason, cleared=cleared)
 
-    def _fail(self, row: Backend, failure: str, detail: str) -> None:
-        services.backend_transition(
+    def _fail(self, row: Backend, failure: str, detail: str, *, cleared: bool = True) -> None:
+        services.backend_lost(
             actor=Actor.system(),
             name=row.name,
-            to=State.FAILED,
             expected=State(row.state),
+            cleared=cleared,
             failure=failure,
             failure_detail=selectors.mask(detail, row),
-            instance_id="",
-            model="",
-            endpoint="",
         )
 
     @staticmethod

@@ -1,6 +1,7 @@
 """What a plan is made from besides the model: memory of the machine, and what past starts took."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, TypedDict
 
 import psutil
@@ -31,17 +32,19 @@ def memory_now() -> MemoryPayload:
     )
 
 
-def machine_seen(snapshot: Mapping[str, Any]) -> Machine | None:
-    """Return the machine as the observer last saw it; None where it has not."""
+def machine_seen(snapshot: Mapping[str, Any], alive: Collection[str]) -> Machine | None:
+    """Return the machine as the observer last saw it; None where it has not.
+
+    Args:
+        snapshot: of its node.
+        alive: backends that run on it, ours or attached.
+    """
     memory = snapshot.get("memory")
     if not memory:
         return None
-    held = {
-        name: int(facts["memory"])
-        for name, facts in snapshot.get("backends", {}).items()
-        if facts.get("memory")
-    }
-    return _machine([_gpu_seen(card) for card in snapshot.get("gpus", [])], memory, held)
+    seen = snapshot.get("backends", {})
+    held = {name: facts["memory"] for name, facts in seen.items() if facts.get("memory")}
+    return _machine([_gpu_seen(card) for card in snapshot.get("gpus", [])], memory, held, alive)
 
 
 def _gpu_seen(card: Mapping[str, Any]) -> Gpu:
@@ -55,12 +58,15 @@ def _gpu_seen(card: Mapping[str, Any]) -> Gpu:
     )
 
 
-def machine_now(trees: Mapping[str, tuple[int, ...]], resident: Mapping[str, int]) -> Machine:
+def machine_now(
+    trees: Mapping[str, tuple[int, ...]], resident: Mapping[str, int], alive: Collection[str]
+) -> Machine:
     """Return this machine as it is now.
 
     Args:
-        trees: pids of each of our backends.
+        trees: pids of each backend that was started here.
         resident: bytes of the machine's memory that each holds.
+        alive: backends that run on it, ours or attached.
     """
     owners = {pid: name for name, pids in trees.items() for pid in pids}
     gpus = [
@@ -73,7 +79,7 @@ def machine_now(trees: Mapping[str, tuple[int, ...]], resident: Mapping[str, int
         )
         for card in gpu.gpus()
     ]
-    return _machine(gpus, memory_now(), resident)
+    return _machine(gpus, memory_now(), resident, alive)
 
 
 def _held(holders: Iterable[tuple[str | None, int | None]]) -> dict[str, int | None]:
@@ -87,14 +93,25 @@ def _held(holders: Iterable[tuple[str | None, int | None]]) -> dict[str, int | N
 
 
 def _machine(
-    gpus: list[Gpu], memory: "MemoryPayload | Mapping[str, Any]", held: Mapping[str, int]
+    gpus: list[Gpu],
+    memory: "MemoryPayload | Mapping[str, Any]",
+    held: Mapping[str, int],
+    alive: Collection[str],
 ) -> Machine:
+    """Return the machine; of a backend that runs and is seen nowhere, nobody knows what it holds.
+
+    That is one attached whose processes are not ours to see, or, in a container, one whose pids the
+    driver gives as they are outside.
+    """
+    unseen = [name for name in alive if not any(name in card.held for card in gpus)]
     return Machine(
-        gpus=tuple(gpus),
+        gpus=tuple(
+            replace(card, held={**card.held, **dict.fromkeys(unseen, None)}) for card in gpus
+        ),
         total=memory["total"],
         available=memory["available"],
         swap_free=memory["swap_free"],
-        held=dict(held),
+        held={**dict.fromkeys(alive, None), **held},
     )
 
 

@@ -744,12 +744,14 @@ def backend_plan(
     backend = backend_get(name)
     changes = {**(options or {}), **({} if model is None else {"model": model})}
     wanted = backend_options(backend, changes)
-    for problem in backend_engine(backend).preflight(wanted):
+    problems = [] if backend.attached else backend_engine(backend).preflight(wanted)
+    for problem in problems:
         if problem.code == UnknownModel.code:
             raise UnknownModel(problem.message, param="model")
     leaving = backend_to_leave(backend, changes)
     kind = OperationKind.SWITCH if leaving and leaving.pk != backend.pk else OperationKind.START
-    machine = plan_reading.machine_seen(bus.snapshot_read(backend.node) or {})
+    snapshot = bus.snapshot_read(backend.node) or {}
+    machine = plan_reading.machine_seen(snapshot, _alive_on(backend.node))
     return plan_of(
         backend,
         wanted,
@@ -805,7 +807,17 @@ def machine_now(node: str) -> planning.Machine:
     return plan_reading.machine_now(
         {name: supervisor.tree(inst) for name, inst in starts},
         {name: supervisor.rss_bytes(inst) for name, inst in starts},
+        _alive_on(node),
     )
+
+
+def _alive_on(node: str) -> list[str]:
+    """Return the backends of ``node`` that hold memory, whoever started them."""
+    return [
+        row.name
+        for row in backend_list()
+        if row.node == node and lifecycle.is_alive(State(row.state))
+    ]
 
 
 def now() -> datetime:

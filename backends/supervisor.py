@@ -118,6 +118,24 @@ class Inspection:
     rss_bytes: int
 
 
+@dataclass
+class KeeperAhead:
+    """A keeper that was begun before it is known what it keeps: its Python starts meanwhile.
+
+    One that is not handed to ``spawn`` ends by itself, when told so or with this process.
+    """
+
+    inst: Instance
+    process: "subprocess.Popen[bytes]"
+
+    def end_unused(self) -> None:
+        """End it, and remove the folder of its instance, unless it was used."""
+        if self.process.returncode is not None:
+            return
+        self.process.communicate()  # the end of its input ends it
+        shutil.rmtree(self.inst.folder, ignore_errors=True)
+
+
 @dataclass(frozen=True)
 class _Record:
     """``keeper.json``, as far as it is about this boot of the machine."""
@@ -241,7 +259,7 @@ def spawn(
     *,
     log_max_bytes: int = LOG_MAX_BYTES,
     log_files: int = LOG_FILES,
-    ahead: "subprocess.Popen[bytes] | None" = None,
+    ahead: KeeperAhead | None = None,
 ) -> None:
     """Start an engine under a keeper that outlives us; return when its process exists.
 
@@ -249,7 +267,7 @@ def spawn(
         inst: a new instance.
         launch: what to start.
         log_max_bytes, log_files: when its log is rotated, and how many old ones are kept.
-        ahead: its keeper, where ``keeper_ahead`` has begun one.
+        ahead: its keeper, where ``begin_keeper`` has begun it.
 
     Raises:
         StartFailed: its process could not be made, or this instance was started before.
@@ -268,26 +286,17 @@ def spawn(
             "log_max_bytes": log_max_bytes,
             "log_files": log_files,
         },
-        ahead,
+        ahead.process if ahead else None,
     )
 
 
-@contextlib.contextmanager
-def keeper_ahead(inst: Instance) -> Iterator["subprocess.Popen[bytes]"]:
-    """Begin the keeper of an instance that is about to be spawned: its Python starts while we do other things.
-
-    One that is not handed to ``spawn`` ends by itself, with this context or with this process.
+def begin_keeper(inst: Instance) -> KeeperAhead:
+    """Begin the keeper of a new instance that is about to be spawned.
 
     Raises:
         StartFailed: its process could not be made.
     """
-    process = _begin_keeper(inst)
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            with process:
-                """Closing its input ends it."""
+    return KeeperAhead(inst, _begin_keeper(inst))
 
 
 def adopt(inst: Instance) -> None:

@@ -87,6 +87,8 @@ class Estimate:
     #: Longest conversation, in tokens, and what the model can do.
     context: int = 0
     context_max: int | None = None
+    #: The engine shortens conversations to what fits, down to so many tokens; None: it does not.
+    context_least: int | None = None
     #: Conversations of that length that must fit at once.
     sequences: int = 1
     #: Tokens worked on in one step.

@@ -45,6 +45,8 @@ class Context:
     spawned: bool = False
     #: Number of the GPU lease this start was taken under.
     fencing: int = 0
+    #: A keeper that was begun ahead of the process it is to keep.
+    keeper: supervisor.KeeperAhead | None = None
     started: float = field(default_factory=time.monotonic)
     _reported: float = 0.0
     _checked: float = 0.0

@@ -119,6 +119,7 @@ def _run(row: Operation, runner: str) -> None:
         logger.exception("operation %s failed", row.pk)
         _end_badly(ctx, _unexpected())
     finally:
+        spawning.end_keeper(ctx)
         done.set()
         beat.join(BEAT_SECONDS * 2)
 

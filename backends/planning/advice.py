@@ -6,7 +6,7 @@ from typing import Final
 
 from backends.engines.estimates import CACHE_NUMBER_BYTES, Estimate
 from backends.planning.machine import Gpu
-from backends.planning.needs import cache_bytes, need
+from backends.planning.needs import cache_bytes, cache_part, need
 from backends.planning.plan import GpuPart, Suggestion, gib, names
 from backends.planning.question import Question
 
@@ -28,6 +28,9 @@ def longest_on_gpu(estimate: Estimate, room: int) -> int | None:
     """Return the longest context, in tokens, whose need is within ``room`` bytes per GPU; 0 if none is."""
     if estimate.cache is None:
         return None
+    if estimate.reserved is not None:
+        part, most = cache_part(estimate, estimate.tensor_parallel), estimate.reserved
+        return _longest(estimate, lambda n: cache_bytes(estimate, context=n) * part <= most)
     return _longest(estimate, lambda n: need(estimate, on_gpu=True, context=n).total <= room)
 
 
@@ -37,7 +40,7 @@ def longest_on_host(estimate: Estimate, room: int) -> int | None:
         return None
     if estimate.reserved is None:
         return _longest(estimate, lambda n: need(estimate, on_gpu=False, context=n).total <= room)
-    part = estimate.cache.part(estimate.tensor_parallel)
+    part = cache_part(estimate, estimate.tensor_parallel)
     most = estimate.reserved
     if need(estimate, on_gpu=False).total > room:
         most = _reserve_gib(estimate, room) * _GIB
@@ -101,7 +104,7 @@ def _other_reserve(estimate: Estimate, room: int) -> Iterator[Suggestion]:
     possible = _reserve_gib(estimate, room)
     if possible < 1 or not estimate.levers.cache_gib or estimate.cache is None:
         return
-    part = estimate.cache.part(estimate.tensor_parallel)
+    part = cache_part(estimate, estimate.tensor_parallel)
     wanted = max(1, math.ceil(cache_bytes(estimate) * part / _GIB))
     size = min(possible, wanted)
     options: dict[str, int | float | str] = {estimate.levers.cache_gib: size}
@@ -139,7 +142,11 @@ def _on_gpus(
     if share_fits:
         yield from _shorter(estimate, longest_on_gpu(estimate, room))
         yield from _smaller_cache(
-            estimate, lambda each: need(estimate, on_gpu=True, number_bytes=each).total <= room
+            estimate,
+            lambda each: (
+                _holds_one(estimate, number_bytes=each)
+                and need(estimate, on_gpu=True, number_bytes=each).total <= room
+            ),
         )
         yield from _more_gpus(question, gpus)
         yield from _offload(question, needed, room)
@@ -164,13 +171,13 @@ def _other_share(
     low, high = math.ceil(wanted * 100) / 100, math.floor(possible * 100) / 100
     if low > high:
         return
-    value = high if high < estimate.share else low
-    if value != estimate.share:
-        word = "lower" if value < estimate.share else "raise"
-        yield Suggestion(
-            message=f"{word} {estimate.levers.share} to {value:g}.",
-            options={estimate.levers.share: value},
-        )
+    if low <= estimate.share <= high or (estimate.reserved is not None and estimate.share <= high):
+        return
+    word, value = ("lower", high) if high < estimate.share else ("raise", low)
+    yield Suggestion(
+        message=f"{word} {estimate.levers.share} to {value:g}.",
+        options={estimate.levers.share: value},
+    )
 
 
 def _more_gpus(question: Question, gpus: tuple[Gpu, ...]) -> Iterator[Suggestion]:
@@ -184,6 +191,8 @@ def _more_gpus(question: Question, gpus: tuple[Gpu, ...]) -> Iterator[Suggestion
         return
     for count in range(len(gpus) + 1, len(allowed) + 1):
         rooms = [_share_room(question, gpu) for gpu in allowed[:count]]
+        if not _holds_one(estimate, tensor_parallel=count):
+            continue
         if heads % count == 0 and all(
             need(estimate, on_gpu=True, tensor_parallel=count).total <= room for room in rooms
         ):
@@ -193,6 +202,16 @@ def _more_gpus(question: Question, gpus: tuple[Gpu, ...]) -> Iterator[Suggestion
                 options={estimate.levers.tensor_parallel: count},
             )
             return
+
+
+def _holds_one(
+    estimate: Estimate, *, number_bytes: float | None = None, tensor_parallel: int | None = None
+) -> bool:
+    """Return whether a cache of a size that was said would hold one longest conversation."""
+    if estimate.reserved is None:
+        return True
+    part = cache_part(estimate, tensor_parallel or estimate.tensor_parallel)
+    return cache_bytes(estimate, number_bytes=number_bytes) * part <= estimate.reserved
 
 
 def _share_room(question: Question, gpu: Gpu) -> int:
@@ -300,8 +319,7 @@ def _stop_others(question: Question, fits: Callable[[int], bool]) -> Iterator[Su
     """Suggest to stop what stays running, where that would be enough."""
     held = question.machine.holders
     others = tuple(n for n in held if n not in question.leaving and n != question.backend)
-    freed = question.machine.freed(others)
-    if others and fits(freed):
+    if others and fits(question.machine.freed(others) or 0):
         yield Suggestion(
             message=f"stop {names(others)} first, or switch: mh backend switch {question.backend}",
             options={},

@@ -24,8 +24,7 @@ class Gpu:
 
     def freed(self, leaving: Collection[str]) -> int | None:
         """Return what those who leave would give back; None when nobody knows."""
-        amounts = [self.held[name] for name in leaving if name in self.held]
-        return None if None in amounts else sum(amount or 0 for amount in amounts)
+        return _sum(self.held, leaving)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,16 +36,21 @@ class Machine:
     #: What can be had without moving anything to the disk.
     available: int | None = None
     swap_free: int = 0
-    #: What the processes of each of our backends hold of the machine's memory.
-    held: Mapping[str, int] = field(default_factory=dict)
+    #: What the processes of each of our backends hold of the machine's memory; None: nobody knows.
+    held: Mapping[str, int | None] = field(default_factory=dict)
 
-    def freed(self, leaving: Collection[str]) -> int:
-        """Return what those who leave would give back of the machine's memory."""
-        return sum(self.held.get(name, 0) for name in leaving)
+    def freed(self, leaving: Collection[str]) -> int | None:
+        """Return what those who leave would give back of the machine's memory; None when nobody knows."""
+        return _sum(self.held, leaving)
 
     @property
     def holders(self) -> tuple[str, ...]:
         """The backends that hold anything that counts: GPU memory where there are GPUs."""
         on_gpus = [name for gpu in self.gpus for name, held in gpu.held.items() if held != 0]
-        names = on_gpus if self.gpus else [name for name, held in self.held.items() if held]
+        names = on_gpus if self.gpus else [name for name, held in self.held.items() if held != 0]
         return tuple(dict.fromkeys(names))
+
+
+def _sum(held: Mapping[str, int | None], leaving: Collection[str]) -> int | None:
+    amounts = [held[name] for name in leaving if name in held]
+    return None if None in amounts else sum(amount or 0 for amount in amounts)

@@ -77,9 +77,10 @@ def need(
         workers = parts * estimate.pipeline_parallel
         kept = cached if set_aside is None else set_aside * workers
         return Need(weights=size, cache=kept, other=engine)
+    part = math.ceil(cached * cache_part(estimate, parts))
     return Need(
         weights=_weights_part(estimate, size, parts),
-        cache=math.ceil(cached * _cache_part(estimate, parts)),
+        cache=part if set_aside is None else set_aside,
         other=engine,
     )
 
@@ -95,6 +96,8 @@ def cache_bytes(
     if estimate.cache is None:
         return 0
     tokens = estimate.context if context is None else context
+    if least and context is None and estimate.context_least is not None:
+        tokens = min(tokens, estimate.context_least)
     numbers = estimate.cache.numbers(tokens, 0 if least else estimate.in_flight)
     return math.ceil(numbers * (number_bytes or estimate.number_bytes)) * estimate.sequences
 
@@ -105,7 +108,8 @@ def _weights_part(estimate: Estimate, size: int, parts: int) -> int:
     return max(0, math.ceil(divided) - estimate.offloaded)
 
 
-def _cache_part(estimate: Estimate, parts: int) -> float:
+def cache_part(estimate: Estimate, parts: int) -> float:
+    """Return the share of the cache that one process keeps, of ``parts`` in each stage."""
     if estimate.cache is None:
         return 1.0
     layers = estimate.cache.layers

@@ -7,7 +7,7 @@ from typing import Final
 from backends.engines.estimates import Estimate
 from backends.planning import advice
 from backends.planning.machine import Gpu, Machine
-from backends.planning.needs import MARGIN, Need, PastStart, cache_bytes, need
+from backends.planning.needs import MARGIN, Need, PastStart, cache_bytes, cache_part, need
 from backends.planning.plan import GpuPart, Plan, Verdict, gib, names
 from backends.planning.question import Question
 
@@ -124,12 +124,16 @@ def _on_host(question: Question) -> Plan:
     parts, least = (need(estimate, on_gpu=False, least=sure) for sure in (False, True))
     measured = past is not None and past.host_bytes is not None
     if past is not None and past.host_bytes is not None:
-        parts = parts.corrected(round(past.host_bytes * MARGIN))
-        least = least.corrected(min(least.total, past.host_bytes))
+        parts = parts.corrected(max(round(past.host_bytes * MARGIN), least.weights + least.cache))
+        least = least.corrected(min(least.total, parts.total))
     if machine.available is None:
         return _unknown(question, "It is not known how much memory this machine has.")
     freed = machine.freed(question.leaving)
-    room = machine.available + freed
+    if freed is None and parts.total > machine.available:
+        return _unknown(
+            question, f"It is not known what {names(question.leaving_others)} gives back."
+        )
+    room = machine.available + (freed or 0)
     verdict, certain = _compared(
         parts.total,
         machine.available,
@@ -137,7 +141,7 @@ def _on_host(question: Question) -> Plan:
         least.total,
         room + (machine.swap_free if estimate.spills else 0),
     )
-    because = _host_words(question, parts, verdict, freed)
+    because = _host_words(question, parts, verdict, freed or 0)
     too_long = _cache_too_small(question)
     if too_long and verdict != Verdict.DOES_NOT_FIT:
         verdict, certain, because = Verdict.DOES_NOT_FIT, True, too_long
@@ -178,9 +182,9 @@ def _host_words(question: Question, parts: Need, verdict: Verdict, freed: int) -
 def _cache_too_small(question: Question) -> str:
     """Say that the cache set aside cannot hold one conversation, which the engine refuses to start with."""
     estimate = question.estimate
-    if estimate.reserved is None or estimate.cache is None or question.past is not None:
+    if estimate.reserved is None or estimate.cache is None or _was_seen(question):
         return ""
-    part = estimate.cache.part(estimate.tensor_parallel)
+    part = cache_part(estimate, estimate.tensor_parallel)
     needed = cache_bytes(estimate, least=True) * part
     if needed <= estimate.reserved:
         return ""
@@ -188,6 +192,12 @@ def _cache_too_small(question: Question) -> str:
         f"One conversation of {estimate.context} tokens needs {gib(round(needed))} of cache, and "
         f"{gib(estimate.reserved)} is set aside for it."
     )
+
+
+def _was_seen(question: Question) -> bool:
+    """Return whether the same ran before, which no estimate gainsays."""
+    past = question.past
+    return past is not None and (past.host_bytes, past.gpu_bytes) != (None, None)
 
 
 # --- on GPUs, with a fixed share of each ------------------------------------------------------------
@@ -203,7 +213,9 @@ def _on_gpus(question: Question, gpus: tuple[Gpu, ...]) -> Plan:
     inner_sure = any(least.total > row.takes for row in rows) and not proved
     inner = inner_sure or (any(parts.total > row.takes for row in rows) and not proved)
     short = [row for row in rows if row.freed is not None and _room(row) < row.takes]
-    sure_short = [row for row in short if _room(row) < row.takes * _SURE]
+    sure_short = [
+        row for row in short if _room(row) < _takes(estimate, row.total or 0, least.total) * _SURE
+    ]
     blind = [row for row in rows if row.freed is None and (row.free or 0) < row.takes]
     whole = parts.total * len(gpus)
     if not inner and blind:
@@ -226,6 +238,9 @@ def _on_gpus(question: Question, gpus: tuple[Gpu, ...]) -> Plan:
     else:
         verdict, certain = Verdict.FITS, False
         because = _gpu_words(question, parts, rows, released=False)
+    too_long = _cache_too_small(question)
+    if too_long and verdict != Verdict.DOES_NOT_FIT:
+        verdict, certain, because = Verdict.DOES_NOT_FIT, True, too_long
     room = min(min(row.takes, _room(row)) for row in rows)
     return replace(
         _plan(question, verdict, because, parts, whole),
@@ -239,16 +254,25 @@ def _on_gpus(question: Question, gpus: tuple[Gpu, ...]) -> Plan:
 
 
 def _part(question: Question, gpu: Gpu, needs: int) -> GpuPart:
-    share = question.estimate.share
     return GpuPart(
         index=gpu.index,
         name=gpu.name,
         total=gpu.total,
         free=gpu.free,
         freed=gpu.freed(question.leaving),
-        takes=needs if share is None else round(share * (gpu.total or 0)),
+        takes=_takes(question.estimate, gpu.total or 0, needs),
         needs=needs,
     )
+
+
+def _takes(estimate: Estimate, total: int, needs: int) -> int:
+    """Return what an engine takes of a GPU with ``total`` bytes.
+
+    One with a share takes that, however little it needs. With a cache of a size that was said it takes what
+    it needs; vLLM wants its share to be free at its start all the same.
+    """
+    share = needs if estimate.share is None else round(estimate.share * total)
+    return share if estimate.reserved is None else max(share, needs)
 
 
 def _room(row: GpuPart) -> int:
@@ -310,15 +334,16 @@ def _spilling(question: Question, gpus: tuple[Gpu, ...]) -> Plan:
     free = sum(gpu.free or 0 for gpu in gpus)
     amounts = [gpu.freed(question.leaving) for gpu in gpus]
     freed = sum(amount or 0 for amount in amounts)
+    blind = machine.available is None or None in (*amounts, machine.freed(question.leaving))
     rows = tuple(_part(question, gpu, 0) for gpu in gpus)
-    host = (machine.available or 0) + machine.freed(question.leaving)
+    host = (machine.available or 0) + (machine.freed(question.leaving) or 0)
     spilled = 0
     if parts.total <= free:
         verdict, because = Verdict.FITS, _spill_words(question, parts, free, "")
     elif parts.total <= free + freed:
         gives = f"; {names(question.leaving_others)} gives back {gib(freed)}"
         verdict, because = Verdict.FITS_AFTER_RELEASE, _spill_words(question, parts, free, gives)
-    elif parts.total <= free + freed + host or machine.available is None or None in amounts:
+    elif parts.total <= free + freed + host or blind:
         spilled = parts.total - free - freed
         rest = f"; {gib(spilled)} of it stays in the machine's memory, and answers come slowly"
         verdict = Verdict.FITS_AFTER_RELEASE if freed else Verdict.FITS

@@ -30,6 +30,7 @@ from backends.services.configuration import (
     options_keep,
 )
 from backends.services.gpu_leases import (
+    backend_lost,
     gpu_in_use,
     gpu_lease_check,
     gpu_lease_held,
@@ -68,6 +69,7 @@ __all__ = [
     "backend_configure_as",
     "backend_detach",
     "backend_failed_to_stop",
+    "backend_lost",
     "backend_on_demand",
     "backend_refresh",
     "backend_restart",

@@ -15,7 +15,9 @@ from audit.services import event_record
 from backends import selectors
 from backends.errors import OperationLost, PreflightFailed
 from backends.gpu_holders import HOST, Conflict, gpu_conflicts, gpu_in_words, gpu_names, holds
+from backends.lifecycle import State
 from backends.models import Backend, GpuLease, Operation, OperationState
+from backends.services.states import backend_transition
 
 
 def gpu_lease_take(
@@ -153,6 +155,36 @@ def gpu_lease_release(
             row.save(update_fields=["holders"])
         if held:
             _event(actor, backend, "released", [row.gpu for row in held])
+
+
+def backend_lost(
+    *,
+    actor: Actor,
+    name: str,
+    expected: State,
+    failure: str,
+    failure_detail: str,
+    cleared: bool,
+) -> None:
+    """Say that a backend ended by itself; with its leases, where nothing of it is left.
+
+    Both or neither: where an operation has moved it from ``expected`` meanwhile, the lease may be that
+    of the next start.
+    """
+    with transaction.atomic():
+        moved = backend_transition(
+            actor=actor,
+            name=name,
+            to=State.FAILED,
+            expected=expected,
+            failure=failure,
+            failure_detail=failure_detail,
+            instance_id="",
+            model="",
+            endpoint="",
+        )
+        if moved and cleared:
+            gpu_lease_release(actor=actor, backend=name)
 
 
 def _event(

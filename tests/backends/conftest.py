@@ -4,6 +4,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from backends.models import Backend, Operation
 from backends.operations.runner import run_operations
 from tests.backends.foreign import foreign, systemd
 from tests.backends.nvml import nvml
+from tests.fakes.fake_hub import MODEL, FakeHub
 
 #: Fixtures of other modules.
 __all__ = ["foreign", "nvml", "systemd"]
@@ -95,3 +97,17 @@ def fake(
         standby.discard_all(settings.MH_HOME, name)
         for inst in supervisor.find(settings.MH_HOME, name):
             supervisor.stop(inst, grace=0.2)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
+    """A Hub that has ``lab/tiny``."""
+    with FakeHub().running() as made:
+        made.add(MODEL)
+        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_HUB_OFFLINE"):
+            monkeypatch.delenv(name, raising=False)
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+        monkeypatch.setenv("HF_ENDPOINT", made.url)
+        yield made

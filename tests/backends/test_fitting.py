@@ -140,7 +140,7 @@ def test_memory_is_what_the_observer_saw_and_else_what_is_there(fake: Make, need
 def test_the_observer_publishes_what_a_plan_needs(fake: Make) -> None:
     fake()
     Observer().look()
-    seen = plan_reading.machine_seen(bus.snapshot_read(settings.MH_NODE) or {})
+    seen = plan_reading.machine_seen(bus.snapshot_read(settings.MH_NODE) or {}, [])
     assert seen is not None
     assert seen.total == psutil.virtual_memory().total
 
@@ -158,12 +158,16 @@ def test_gpu_memory_is_told_by_backend(monkeypatch: pytest.MonkeyPatch) -> None:
         Gpu(1, None, None, None, None, None, (GpuProcess(7, None),)),
     ]  # fmt: skip
     monkeypatch.setattr(plan_reading.gpu, "gpus", lambda: cards)
-    found = plan_reading.machine_now({"vllm": (7, 8), "ollama": ()}, {"vllm": 3})
+    trees: dict[str, tuple[int, ...]] = {"vllm": (7, 8), "ollama": ()}
+    found = plan_reading.machine_now(trees, {"vllm": 3}, ["vllm"])
     assert found.gpus[0].held == {"vllm": 2 * GIB}
     assert (found.gpus[0].free, found.gpus[1].free) == (4 * GIB, None)
     assert found.gpus[1].held == {"vllm": None}
     assert found.gpus[1].freed(["vllm"]) is None
     assert found.held == {"vllm": 3}
+    attached = plan_reading.machine_now({}, {}, ["ollama"])
+    assert attached.gpus[0].freed(["ollama"]) is None, "it runs, and no GPU says what it holds"
+    assert attached.freed(["ollama"]) is None
 
 
 def record(backend: FakeBackend, host: int | None, **options: Any) -> None:
@@ -261,6 +265,23 @@ def test_what_is_unknown_or_only_likely_is_tried(
         leaving=[],
         machine=selectors.machine_now(""),
     ).verdict == (Verdict.DOES_NOT_FIT)
+    row = services.backend_start(actor=owner_actor, name="fake", foreground=True)
+    backend.run()
+    assert ended(row).state == OperationState.SUCCEEDED, ended(row).error
+
+
+@pytest.mark.process
+def test_an_engine_that_loads_no_model_at_its_start_is_started(
+    fake: Make, needs: Needs, owner_actor: Actor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mh_fake_engine import FakeEngine
+
+    backend = fake()
+    needs(fake_model=HUGE)
+    launch = FakeEngine.launch
+    monkeypatch.setattr(
+        FakeEngine, "launch", lambda self, options: replace(launch(self, options), warm=False)
+    )
     row = services.backend_start(actor=owner_actor, name="fake", foreground=True)
     backend.run()
     assert ended(row).state == OperationState.SUCCEEDED, ended(row).error

@@ -22,23 +22,22 @@ from backends.errors import (
 from backends.lifecycle import State
 from backends.models import Backend, Operation, OperationState
 from backends.operations.runner import run_operations
-from tests.backends.engines.conftest import MakeModel, make_model  # noqa: F401 — a fixture
-from tests.backends.engines.huggingface.conftest import MODEL, hub  # noqa: F401 — a fixture
-from tests.fakes.fake_hub import TOKEN, FakeHub, Habits
+from tests.fakes.fake_hub import MODEL, TOKEN, FakeHub, Habits, model_files
 
 ROOT = "/api/llm-backend"
 
 
 @pytest.fixture
 def vllm(
-    transactional_db: None,
-    clean_broker: Any,
+    request: pytest.FixtureRequest,
     hub: FakeHub,
     settings: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Backend:
     """vLLM, not even installed; its cache is empty."""
+    for name in ("transactional_db", "clean_broker"):
+        request.getfixturevalue(name)
     settings.MH_CACHE, settings.MH_MODELS_DIRS = tmp_path / "cache", [tmp_path / "theirs"]
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "MH_VLLM_PYTHON"):
         monkeypatch.delenv(name, raising=False)
@@ -186,11 +185,13 @@ def test_a_model_that_came_into_use_meanwhile_is_not_deleted(
 def test_what_is_not_ours_is_not_deleted(
     vllm: Backend,
     owner_actor: Actor,
-    make_model: MakeModel,
     tmp_path: Path,
 ) -> None:
-    theirs = make_model(tmp_path / "theirs" / "lab" / "llm")
-    ours = make_model(tmp_path / "cache" / "models" / "mine")
+    theirs, ours = tmp_path / "theirs" / "lab" / "llm", tmp_path / "cache" / "models" / "mine"
+    for folder in (theirs, ours):
+        folder.mkdir(parents=True)
+        for name in ("config.json", "model.safetensors"):
+            (folder / name).write_bytes(model_files()[name])
     with pytest.raises(ModelNotOurs, match="only reads"):
         delete(owner_actor, "lab/llm")
     with pytest.raises(ModelNotOurs):
@@ -253,8 +254,8 @@ def test_the_same_over_rest(vllm: Backend, as_owner: Client) -> None:
 @pytest.mark.parametrize(
     ("body", "status"),
     [
-        ({}, 400), ({"model": ""}, 400), ({"model": 7, "x": 1}, 400), ({"model": "a\x00b"}, 400),
-        ({"model": "a\tb/c"}, 422), ({"model": "x" * 600}, 400), ([], 400), ({"model": "lab/ü"}, 404),
+        ({}, 422), ({"model": ""}, 422), ({"model": "lab/tiny", "x": 1}, 422), ({"model": "a\x00b"}, 422),
+        ({"model": "a\tb/c"}, 422), ({"model": "x" * 600}, 422), ([], 422), ({"model": "lab/ü!"}, 404),
     ],
 )  # fmt: skip
 def test_bad_bodies_are_told_apart_from_bad_models(

@@ -244,6 +244,37 @@ def test_the_fullest_of_several_gpus_decides() -> None:
     assert "of GPU 1 at its start" in found.because
 
 
+def test_a_cache_of_a_size_that_was_said_counts_in_place_of_what_is_left() -> None:
+    said = replace(QWEN, reserved=4 * GIB, share=0.3)
+    found = ask(said, machine(gpu()))
+    assert (found.verdict, found.kv_cache) == (Verdict.FITS, 4 * GIB)
+    assert found.gpus[0].takes == found.needed, "more than its share"
+    assert (found.context_fits or 0) * 196_608 <= 4 * GIB
+    small = ask(replace(said, reserved=GIB), machine(gpu(), gpu(1)))
+    assert small.refused, "8192 tokens need 1.5 GiB"
+    assert options_of(small) == [
+        {"maxModelLen": 5376},
+        {"kvCacheDtype": "fp8"},
+        {"tensorParallelSize": 2},
+    ]
+    tiny = ask(replace(said, reserved=GIB // 2), machine(gpu(), gpu(1)))
+    assert options_of(tiny) == [{"maxModelLen": 2560}]
+    assert ask(replace(said, reserved=50 * GIB), machine(gpu())).verdict == Verdict.DOES_NOT_FIT
+
+
+def test_a_pipeline_needs_only_its_layers_of_the_cache_that_was_set_aside() -> None:
+    staged = replace(SMALL, context=60_000, context_max=60_000, pipeline_parallel=2)
+    assert ask(staged, machine(available=20)).verdict == Verdict.FITS
+    assert ask(replace(staged, pipeline_parallel=1), machine(available=20)).refused
+
+
+def test_a_context_that_adapts_is_refused_only_when_its_shortest_does_not_fit() -> None:
+    auto = replace(QWEN, context=131_072, context_least=512)
+    assert not ask(auto, machine(gpu(total=40))).refused
+    assert ask(replace(auto, context_least=None), machine(gpu(total=40))).refused
+    assert ask(auto, machine(gpu(total=24))).refused
+
+
 # --- an engine that keeps the rest on the machine ---------------------------------------------------
 
 
@@ -290,6 +321,12 @@ def test_memory_of_the_backend_that_leaves_counts_as_free() -> None:
     assert ask(SMALL, where).verdict == Verdict.DOES_NOT_FIT
     found = ask(SMALL, where, "ollama")
     assert (found.verdict, found.freed) == (Verdict.FITS_AFTER_RELEASE, 3 * GIB)
+
+
+def test_memory_of_a_backend_that_nobody_can_see_leaves_it_unknown() -> None:
+    where = replace(machine(available=2), held={"ollama": None})
+    assert ask(SMALL, where, "ollama").verdict == Verdict.UNKNOWN
+    assert ask(SMALL, replace(where, available=10 * GIB), "ollama").verdict == Verdict.FITS
 
 
 def test_only_the_least_it_can_need_is_refused() -> None:

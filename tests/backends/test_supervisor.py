@@ -560,3 +560,21 @@ def test_a_listener_shared_with_a_stranger_is_not_ours(
     elsewhere = supervisor.ports.Listener("00000000", 1)
     monkeypatch.setattr(supervisor.ports, "listeners", lambda _port: [*real, elsewhere])
     assert supervisor.owns_listener(inst, port)
+
+
+def test_a_keeper_begun_ahead_keeps_what_it_is_handed(place: Yard) -> None:
+    ahead = supervisor.begin_keeper(place.new())
+    supervisor.spawn(ahead.inst, place.launch("fake_obedient.py"), ahead=ahead)
+    seen = supervisor.inspect(ahead.inst)
+    assert seen.keeper_alive
+    assert seen.engine_pid is not None
+    ahead.end_unused()
+    assert supervisor.inspect(ahead.inst).engine_pid == seen.engine_pid
+    supervisor.stop(ahead.inst, grace=0.5)
+
+
+def test_a_keeper_begun_ahead_and_not_used_leaves_nothing(place: Yard) -> None:
+    ahead = supervisor.begin_keeper(place.new())
+    ahead.end_unused()
+    assert not ahead.inst.folder.exists()
+    assert supervisor.find(place.home, "fake") == []

@@ -17,6 +17,8 @@ from typing import Any
 
 from aiohttp import web
 
+#: The model it has from the start.
+MODEL = "lab/tiny"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_letmein"
 #: Size from which a file is kept as a large one, in bytes.

@@ -73,7 +73,7 @@ def _facts(store: Path, manifest: Path) -> dict[str, Any]:
         config = json.loads(manifest.read_bytes())["config"]["digest"].replace(":", "-")
         with (store / "blobs" / config).open("rb") as file:
             found = json.loads(file.read(_MANIFEST_MAX))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -30,6 +30,8 @@ MIB: Final = 2**20
 #: under 70 GiB (``EngineArgs.get_batch_defaults``). Larger GPUs take more, and have it.
 STEP_TOKENS: Final = 2048
 REQUESTS: Final = 256
+#: ``maxModelLen`` of ``auto`` is shortened to what fits; nobody wants less than this.
+CONTEXT_LEAST: Final = 512
 #: What CUDA, its libraries and PyTorch take of a GPU before any tensor, and CUDA graphs.
 CUDA_BYTES: Final = 700 * MIB
 GRAPH_BYTES: Final = 500 * MIB
@@ -59,7 +61,9 @@ MEMORY_OPTIONS: Final = frozenset(
     {
         "revision", "gpuMemoryUtilization", "maxModelLen", "kvCacheDtype", "cpuKvCacheGiB", "dtype",
         "quantization", "tensorParallelSize", "pipelineParallelSize", "enforceEager", "gpus",
-        "kvCacheMemoryGiB", "kvOffloadGiB", "cpuOffloadGiB", "maxNumSeqs", "maxNumBatchedTokens", "loraModules",
+        "kvCacheMemoryGiB", "kvOffloadGiB", "cpuOffloadGiB", "maxNumSeqs", "maxNumBatchedTokens",
+        "enableLora",
+        "loraModules", "maxLoras", "maxLoraRank", "extraArguments",
     }
 )  # fmt: skip
 
@@ -83,8 +87,9 @@ def estimate(options: VllmOptions) -> Estimate:
         cache=cache_of(config),
         cache_format=_cache_format(options),
         context=max_model_len(options, path),
+        context_least=CONTEXT_LEAST if _said(options, "maxModelLen", 0) == "auto" else None,
         context_max=config.max_length,
-        in_flight=STEP_TOKENS,
+        in_flight=_said(options, "maxNumBatchedTokens", STEP_TOKENS),
         attention_heads=config.attention_heads,
         tensor_parallel=options.tensorParallelSize,
         pipeline_parallel=_said(options, "pipelineParallelSize", 1),
@@ -121,11 +126,13 @@ def _on_cpu(options: VllmOptions, path: Path) -> dict[str, Any]:
 
 def _on_gpu(options: VllmOptions, config: Config) -> dict[str, Any]:
     graphs = 0 if options.enforceEager else GRAPH_BYTES
+    cache = _said(options, "kvCacheMemoryGiB", None)
     return {
         "device": "gpu",
         "share": options.gpuMemoryUtilization,
+        "reserved": None if cache is None else round(cache * GIB),
         "offloaded": round(_said(options, "cpuOffloadGiB", 0) * GIB),
-        "other": CUDA_BYTES + graphs + step_bytes(config, options.tensorParallelSize),
+        "other": CUDA_BYTES + graphs + step_bytes(config, options),
         "other_least": CUDA_LEAST,
         "levers": Levers(
             context="maxModelLen",
@@ -138,16 +145,18 @@ def _on_gpu(options: VllmOptions, config: Config) -> dict[str, Any]:
     }
 
 
-def step_bytes(config: Config, tensor_parallel: int) -> int:
+def step_bytes(config: Config, options: VllmOptions) -> int:
     """Return the bytes of one step's intermediate results, as vLLM's trial run at its start finds them.
 
-    ``STEP_TOKENS`` rows of 2-byte numbers: a few as wide as the model, and two as wide as its widest layer;
-    and for each of ``REQUESTS`` a row of 4-byte numbers for every word, twice over while it is sorted.
+    For every token of a step rows of 2-byte numbers: six as wide as the model, and two as wide as its
+    widest layer; for every request three rows with a 4-byte number for every word, while it is sorted.
     """
     hidden = _number(config, "hidden_size")
     widest = max(_number(config, "intermediate_size"), _number(config, "moe_intermediate_size"))
-    rows = STEP_TOKENS * 2 * (6 * hidden + 2 * widest // tensor_parallel)
-    return rows + REQUESTS * 4 * 3 * _number(config, "vocab_size")
+    tokens = _said(options, "maxNumBatchedTokens", STEP_TOKENS)
+    requests = _said(options, "maxNumSeqs", REQUESTS)
+    rows = tokens * 2 * (6 * hidden + 2 * widest // options.tensorParallelSize)
+    return int(rows + requests * 4 * 3 * _number(config, "vocab_size"))
 
 
 def _number(config: Config, name: str) -> int:

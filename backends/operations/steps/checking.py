@@ -10,7 +10,7 @@ from backends.models import Backend, OperationKind
 from backends.operations.context import Context
 from backends.operations.steps import attached, gpu_guard
 from backends.operations.steps.fitting import refuse_what_cannot_fit
-from backends.operations.steps.spawning import begin_ahead
+from backends.operations.steps.spawning import begin_ahead, begin_keeper
 
 
 def preflight(ctx: Context) -> None:
@@ -35,6 +35,7 @@ def preflight(ctx: Context) -> None:
             f"restart it: POST /api/llm-backend/{backend.name}/restart"
         )
         raise PreflightFailed(msg, code="already_running")
+    begin_keeper(ctx)
     gpu_guard.check_free(ctx, launch)
     _check_port(ctx, backend, launch)
     refuse_what_cannot_fit(ctx)

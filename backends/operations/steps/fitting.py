@@ -13,8 +13,10 @@ def refuse_what_cannot_fit(ctx: Context) -> None:
     """Raise ``PreflightFailed`` where even the least the engine can need is more than there can be.
 
     What the operation itself gives back counts as free: the backend a switch leaves, a restart itself.
-    What is unknown, or only likely not to fit, is tried.
+    What is unknown, or only likely not to fit, is tried. So is an engine that loads no model at its start.
     """
+    if not ctx.launch.warm:
+        return
     leaving = ctx.leaving
     backend = ctx.backend
     plan = selectors.plan_of(

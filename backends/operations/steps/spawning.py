@@ -30,6 +30,18 @@ def begin_ahead(ctx: Context) -> None:
         logger.warning("no launcher of %s ahead: %s", ctx.name, exc)
 
 
+def begin_keeper(ctx: Context) -> None:
+    """Have the keeper of what is to start get ready while the rest is checked; ``end_keeper`` ends it."""
+    if ctx.operation.kind == OperationKind.START and ctx.instance is None:
+        ctx.keeper = supervisor.begin_keeper(supervisor.new_instance(ctx.home, ctx.name))
+
+
+def end_keeper(ctx: Context) -> None:
+    """End a keeper that was begun and has nothing to keep."""
+    if ctx.keeper is not None:
+        ctx.keeper.end_unused()
+
+
 def discard_unwanted(ctx: Context) -> None:
     """End what ``begin_ahead`` began and nothing used, where no standby is to be kept."""
     try:
@@ -41,24 +53,40 @@ def discard_unwanted(ctx: Context) -> None:
 
 def spawn(ctx: Context, launch: Launch) -> supervisor.Instance:
     """Make the engine's process and record it: a standby that becomes it, or a new one."""
-    backend = ctx.backend
-    for stray in supervisor.find(ctx.home, backend.name):
-        supervisor.stop(stray, grace=launch.stop_timeout)
-    chosen = standby.choose(ctx.home, backend.name, ctx.engine.standby(ctx.options))
-    if chosen is not None:
-        _record(ctx, chosen, launch)
-        inst = chosen
-        try:
-            gpu_guard.spawn(ctx, chosen, lambda: _tell(chosen, launch))
-        except StartFailed as exc:
-            inst = _instead(ctx, chosen, launch, exc.message)
-    else:
-        inst = supervisor.new_instance(ctx.home, backend.name)
-        with supervisor.keeper_ahead(inst) as ahead:
-            _record(ctx, inst, launch)
-            gpu_guard.spawn(ctx, inst, lambda: supervisor.spawn(inst, launch, ahead=ahead))
-    supervisor.prune(ctx.home, backend.name)
+    chosen = standby.choose(ctx.home, ctx.name, ctx.engine.standby(ctx.options))
+    inst = _spawn_chosen(ctx, chosen, launch) if chosen else _spawn_new(ctx, launch)
+    supervisor.prune(ctx.home, ctx.name)
     return inst
+
+
+def _spawn_new(ctx: Context, launch: Launch) -> supervisor.Instance:
+    ahead = ctx.keeper or supervisor.begin_keeper(supervisor.new_instance(ctx.home, ctx.name))
+    ctx.keeper = None
+    inst = ahead.inst
+    try:
+        _stop_strays(ctx, launch)
+        _record(ctx, inst, launch)
+        gpu_guard.spawn(ctx, inst, lambda: supervisor.spawn(inst, launch, ahead=ahead))
+    finally:
+        ahead.end_unused()
+    return inst
+
+
+def _spawn_chosen(ctx: Context, chosen: supervisor.Instance, launch: Launch) -> supervisor.Instance:
+    _stop_strays(ctx, launch, but=chosen)
+    _record(ctx, chosen, launch)
+    try:
+        gpu_guard.spawn(ctx, chosen, lambda: _tell(chosen, launch))
+    except StartFailed as exc:
+        return _instead(ctx, chosen, launch, exc.message)
+    return chosen
+
+
+def _stop_strays(ctx: Context, launch: Launch, but: supervisor.Instance | None = None) -> None:
+    """End what is left of earlier starts, before there are two."""
+    for stray in supervisor.find(ctx.home, ctx.name):
+        if stray != but:
+            supervisor.stop(stray, grace=launch.stop_timeout)
 
 
 def _record(ctx: Context, inst: supervisor.Instance, launch: Launch) -> None:

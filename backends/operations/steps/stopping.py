@@ -58,13 +58,13 @@ def release(ctx: Context) -> None:
 
 def release_one(ctx: Context) -> None:
     """Stop the backend of ``ctx``; what still streams from it is cut, and told so."""
+    gpu_guard.still_ours(ctx)
     backend = ctx.backend
     if backend.attached:
         attached.release(ctx, cut=_cut_requests)
         leases.gate_open(backend.name)
         return
     inst = ctx.instance
-    gpu_guard.still_ours(ctx)
     services.backend_transition(actor=ctx.actor, name=backend.name, to=State.STOPPING)
     _cut_requests(backend.name)
     ctx.say(f"stopping {ctx.engine.title}", 0.3)

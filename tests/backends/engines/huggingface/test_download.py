@@ -10,15 +10,13 @@ from typing import Any
 
 import pytest
 
-from accounts.errors import MhError
 from backends.engines.base import Transfer
 from backends.engines.huggingface import download as downloading
 from backends.engines.huggingface.cache import PARTIAL
 from backends.engines.huggingface.download import download
 from backends.engines.models_on_disk import Places, inventory, problem_of, resolve
 from backends.errors import OperationCancelled, PullFailed, UnknownModel
-from tests.backends.engines.huggingface.conftest import MODEL
-from tests.fakes.fake_hub import COMMIT, TOKEN, FakeHub, Habits, digest, model_files
+from tests.fakes.fake_hub import COMMIT, MODEL, TOKEN, FakeHub, Habits, digest, model_files
 
 #: Sent in several pieces, so that a download can be watched.
 BIG = 2_000_000
@@ -201,7 +199,7 @@ def test_the_token_that_a_login_left_is_used(
 
 
 @pytest.mark.parametrize(
-    ("change", "token", "kind", "code", "words"),
+    "case",
     [
         (
             {"name": "lab/none"},
@@ -218,15 +216,9 @@ def test_the_token_that_a_login_left_is_used(
     ],
 )
 def test_a_refusal_says_what_to_do(
-    hub: FakeHub,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    change: dict[str, Any],
-    token: str,
-    kind: type[MhError],
-    code: str,
-    words: str,
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: tuple[Any, ...]
 ) -> None:
+    change, token, kind, code, words = case
     if token:
         monkeypatch.setenv("HF_TOKEN", token)
     for name in {"private", "gated"} & change.keys():
@@ -240,7 +232,7 @@ def test_a_refusal_says_what_to_do(
 
 def test_no_hub_is_said_so(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(PullFailed, match="127.0.0.1:9 cannot be reached"):
+    with pytest.raises(PullFailed, match=r"127\.0\.0\.1:9 cannot be reached"):
         fetch(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(PullFailed, match="HF_HUB_OFFLINE"):
@@ -293,7 +285,7 @@ def test_a_disk_that_fills_up_meanwhile_is_said_so(
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(downloading, "_rename", full)
-    with pytest.raises(PullFailed, match="is full. Make room") as caught:
+    with pytest.raises(PullFailed, match=r"is full\. Make room") as caught:
         fetch(tmp_path)
     assert caught.value.code == "disk_full"
 
@@ -334,9 +326,12 @@ def test_two_downloads_of_one_file_do_not_write_into_each_other(
 ) -> None:
     hub.habits = Habits(hang_after=0)
     waiting = threading.Event()
-    first = threading.Thread(
-        target=lambda: pytest.raises(OperationCancelled, fetch, tmp_path, cancelled=waiting.is_set)
-    )
+
+    def fetch_until_told() -> None:
+        with pytest.raises(OperationCancelled):
+            fetch(tmp_path, cancelled=waiting.is_set)
+
+    first = threading.Thread(target=fetch_until_told)
     first.start()
     try:
         deadline = time.monotonic() + 10

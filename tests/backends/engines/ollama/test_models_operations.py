@@ -167,9 +167,11 @@ def test_a_server_for_the_moment_that_does_not_start_says_why(
     owner_actor: Actor,
 ) -> None:
     backend = ollama("fail-start")
-    with pytest.raises(BackendNotRunning, match=r"could not be started.*mh ollama start"):
-        with library.server(backend):
-            pass
+    with (
+        pytest.raises(BackendNotRunning, match=r"could not be started.*mh ollama start"),
+        library.server(backend),
+    ):
+        pass
 
 
 def test_what_a_killed_runner_left_is_cleared_away(ollama: Make) -> None:

@@ -42,7 +42,7 @@ def test_the_key_is_the_only_secret_and_is_not_shown() -> None:
     assert "hush-hush-hush" not in repr(VllmOptions(apiKey="hush-hush-hush"))
 
 
-def test_time_limits_and_the_depth_of_sleep_need_no_restart() -> None:
+def test_time_limits_the_depth_of_sleep_and_a_standby_need_no_restart() -> None:
     live = set(VllmOptions.model_fields) - VllmOptions.fields_with("restart")
     own = live - set(Options.model_fields)
     assert own == {"startTimeoutSeconds", "stopTimeoutSeconds", "sleepLevel", "standby"}
