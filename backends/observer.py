@@ -30,6 +30,7 @@ from backends import (
     standby,
     supervisor,
 )
+from backends.idleness import Idleness
 from backends.lifecycle import State
 from backends.memory_peaks import Peaks
 from backends.models import OPEN_OPERATION_STATES, Backend, Lane, Operation
@@ -56,6 +57,7 @@ class Observer:
     missed: dict[str, int] = field(default_factory=dict)
     reserve: standby.Reserve = field(default_factory=lambda: standby.Reserve(settings.MH_HOME))
     seen: dict[str, Any] = field(default_factory=dict)
+    idleness: Idleness = field(default_factory=Idleness)
     peaks: Peaks = field(default_factory=Peaks)
     watcher: Watcher = field(default_factory=Watcher)
     startup: booting.Startup = field(default_factory=booting.Startup)
@@ -89,6 +91,7 @@ class Observer:
             self._next_probe = time.monotonic() + PROBE_SECONDS
             self._probe_all(rows, busy)
             self.startup.tick()
+            self.idleness.look(rows, busy)
 
     def _busy(self) -> set[str]:
         """Return the backends that an operation is changing now; their states are the runner's."""

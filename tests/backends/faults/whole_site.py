@@ -154,15 +154,34 @@ class WholeSite:
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
 
-    def chat(self) -> httpx.Response:
-        body = {"messages": [{"role": "user", "content": "hi"}]}
-        return self.client.post("/api/chat", json=body)
+    def chat(self, **more: Any) -> httpx.Response:
+        """Chat, from any thread; not streamed unless asked for."""
+        body = {"messages": [{"role": "user", "content": "hi"}], **more}
+        headers = {"X-CSRFToken": self.client.headers["X-CSRFToken"]}
+        cookies = dict(self.client.cookies)
+        with httpx.Client(timeout=60, trust_env=False, cookies=cookies) as client:
+            return client.post(f"{self.url}/api/chat", json=body, headers=headers)
 
     def events(self, **filters: str) -> list[dict[str, Any]]:
         """Return the events chosen, oldest first."""
         answer = self.client.get("/api/audit/events", params={"limit": "500", **filters})
         assert answer.status_code == 200, answer.text
         return list(reversed(answer.json()["results"]))
+
+    def calm(self) -> None:
+        """Stop what runs, and set every option back."""
+        self.hold(None)
+        for name in BACKENDS:
+            config = self.client.get(f"/api/llm-backend/{name}/config").json()
+            self.configure(name, **dict.fromkeys(config["options"]))
+            if self.status()["available"][name]["state"] not in {"stopped", "failed"}:
+                stopped = self.ask("stop", name, wait=60)
+                assert stopped["state"] == "succeeded", stopped
+
+    def start(self, name: str = "left", **options: Any) -> None:
+        """Have one backend serve, with these options."""
+        done = self.ask("start", name, wait=60, options=options)
+        assert done["state"] == "succeeded", done
 
     def serving(self) -> str | None:
         """Return the backend that serves."""
