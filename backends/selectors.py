@@ -83,6 +83,8 @@ class ServingTarget:
     active: bool = False
     #: Which start of the engine, with which model: a lease is taken for this and nothing else.
     token: str = ""
+    #: Names it answers to beside its model: adapters.
+    also: tuple[str, ...] = ()
 
 
 def _iso(moment: datetime | None) -> str | None:
@@ -467,7 +469,12 @@ def serving_targets() -> list[ServingTarget]:
     active = _active_of(rows)
     found = [
         ServingTarget(
-            row.name, row.engine, backend_target(row), row is active, token=backend_token(row)
+            row.name,
+            row.engine,
+            backend_target(row),
+            row is active,
+            token=backend_token(row),
+            also=backend_engine(row).also_serves(row.started_options or {}),
         )
         for row in rows
         if lifecycle.is_serving(State(row.state))

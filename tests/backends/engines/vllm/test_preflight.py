@@ -222,3 +222,12 @@ def test_a_step_must_hold_a_token_of_every_request(cache: Path, make_model: Make
     assert the_problem(model="m", maxNumSeqs=9, maxNumBatchedTokens=8).option == (
         "maxNumBatchedTokens"
     )
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_packing_that_the_installed_release_cannot_read_is_told(
+    cache: Path, make_model: MakeModel
+) -> None:
+    make_model(cache / "models" / "m", quantization_config={"quant_method": "bitsandbytes"})
+    problem = the_problem(model="m")
+    assert (problem.option, "packed as bitsandbytes" in problem.message) == ("model", True)
