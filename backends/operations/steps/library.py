@@ -48,6 +48,8 @@ def _pull(ctx: Context, target: Target, tally: "_Tally") -> None:
 
     def cancelled() -> bool:
         ctx.checkpoint()
+        if tally.seen.message:  # the last word, where it came too soon after another and then nothing did
+            ctx.say(tally.message, tally.progress, eta_seconds=tally.eta_seconds)
         return False
 
     model = str(ctx.changes["model"])
