@@ -48,7 +48,8 @@ def _pull(ctx: Context, target: Target, tally: "_Tally") -> None:
 
     def cancelled() -> bool:
         ctx.checkpoint()
-        if tally.seen.message:  # the last word, where it came too soon after another and then nothing did
+        # The last word, where it came too soon after another and then nothing did.
+        if tally.seen.message:
             ctx.say(tally.message, tally.progress, eta_seconds=tally.eta_seconds)
         return False
 
