@@ -114,7 +114,8 @@ def _for_the_moment(
             supervisor.wait_exit(inst, POLL_SECONDS)
         yield target
     finally:
-        supervisor.stop(inst, grace=launch.stop_timeout)
+        # It holds nothing that an end could harm.
+        supervisor.stop(inst, grace=min(2.0, launch.stop_timeout))
         supervisor.prune(settings.MH_HOME, _name(backend), keep=2)
 
 

@@ -127,7 +127,7 @@ def test_a_download_that_is_cancelled_stops_in_ollama_too(
     worker = in_thread()
     until(lambda: bytes_told(asked))
     services.operation_cancel(actor=owner_actor, operation_id=str(asked.pk))
-    worker.join(10)
+    worker.join(40)
     assert selectors.operation_get(str(asked.pk)).state == OperationState.CANCELLED
     assert store.find(tmp_path / "models", NEW) is None
 
