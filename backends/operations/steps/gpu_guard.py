@@ -52,8 +52,9 @@ def _shares(ctx: Context) -> bool:
 def spawn(ctx: Context, inst: supervisor.Instance, begin: Callable[[], None]) -> None:
     """Start the process under the lease, and never leave one running that was started without it.
 
-    ``begin`` makes the process of ``inst``, or makes one that waits go on. The number is looked at before and after: a runner that was held up in between (a stopped machine,
-    a slow disk) may have lost its operation meanwhile.
+    ``begin`` makes the process of ``inst``, or makes one that waits go on. The number is looked at
+    before and after: a runner that was held up in between (a stopped machine, a slow disk) may have
+    lost its operation meanwhile.
 
     Raises:
         OperationLost: another runner has the operation; what was spawned here is gone again.
