@@ -15,6 +15,7 @@ ENGINES: Final = ("engine", "engine child")
 VICTIMS: Final = ("web", "worker", "broker", "keeper", *ENGINES)
 FAILING: Final = "--engine-core --behaviour exit=error"
 WORKING: Final = "--engine-core"
+MODEL: Final = "pulled-model"
 
 
 def other(name: str) -> str:
@@ -38,6 +39,12 @@ def _rolled_back(site: WholeSite, serving: str) -> dict[str, Any]:
     return site.ask("switch", other(serving))
 
 
+def _delete(site: WholeSite, serving: str) -> dict[str, Any]:
+    pulled = site.pull(serving, MODEL, wait=30)
+    assert pulled["state"] == "succeeded", pulled
+    return site.delete(serving, MODEL)
+
+
 def _tidy(site: WholeSite) -> None:
     for name in BACKENDS:
         site.configure(name, arguments=WORKING)
@@ -49,6 +56,8 @@ KINDS: Final[dict[str, Kind]] = {
     OperationKind.STOP: Kind(True, lambda site, name: site.ask("stop", name)),
     OperationKind.RESTART: Kind(True, lambda site, name: site.ask("restart", name)),
     OperationKind.SWITCH: Kind(True, lambda site, name: site.ask("switch", other(name))),
+    OperationKind.PULL: Kind(True, lambda site, name: site.pull(name, MODEL)),
+    OperationKind.DELETE: Kind(True, _delete),
 }
 #: A switch that fails at its start has one step more.
 ROLLED_BACK: Final = Kind(True, _rolled_back, _tidy)
