@@ -221,6 +221,28 @@ class SwitchView(APIView):
         return _operation_response(row, wait)
 
 
+class ServedModelView(APIView):
+    """The model a backend serves."""
+
+    @extend_schema(
+        request=serializers.ModelRequest,
+        responses=_OPERATION,
+        parameters=[_WAIT],
+        operation_id="backend_change_model",
+    )
+    def post(self, request: Request, name: str) -> Response:
+        """Serve another model, without a restart where the engine can; undone if that fails.
+
+        A backend that does not run is told for its next start.
+        """
+        actor = actor_of(request)
+        services.operate_check(actor=actor, name=name)
+        body = _parsed(serializers.ModelRequest, request)
+        wait = _wait_seconds(request)
+        row = services.backend_change_model(actor=actor, name=name, model=body["model"])
+        return _operation_response(row, wait)
+
+
 class ConfigView(APIView):
     """The options of a backend."""
 
@@ -233,17 +255,20 @@ class ConfigView(APIView):
     @extend_schema(
         request=serializers.ConfigRequest,
         responses={200: serializers.ConfigResponse},
+        parameters=[_WAIT],
         operation_id="backend_configure",
     )
     def patch(self, request: Request, name: str) -> Response:
-        """Change options; with ``apply`` a running backend is restarted with them."""
+        """Change options; with ``apply`` what runs gets them, restarted only where one needs that."""
         actor = actor_of(request)
         services.operate_check(actor=actor, name=name)
         body = _parsed(serializers.ConfigRequest, request)
+        wait = _wait_seconds(request)
         backend = services.backend_configure(actor=actor, name=name, options=body["options"])
         answer = selectors.backend_config(backend)
         if body["apply"] and selectors.backend_is_running(backend):
-            row = services.backend_restart(actor=actor, name=name)
+            row = services.backend_apply(actor=actor, name=name)
+            row = selectors.operation_wait(str(row.pk), wait)
             answer["operation"] = selectors.operation_payload(row)
         return Response(answer)
 

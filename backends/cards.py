@@ -56,6 +56,10 @@ STEP_WORDS: Final[dict[str, str]] = {
     "preflight": "Check before touching anything",
     "hold": "Hold new requests",
     "drain": "Let running requests finish",
+    "settle": "See that nobody uses it",
+    "load": "Load the model",
+    "unload": "Unload the model before",
+    "configure": "Keep it for the next start",
     "release": "Stop the engine, free its memory",
     "stop": "Stop the engine",
     "start": "Start the engine",
@@ -235,6 +239,13 @@ def notice(entry: Mapping[str, Any], state: str) -> str:
     return ""
 
 
+def memory_text(memory: int | None, standby: Mapping[str, Any] | None) -> str:
+    """Return the memory of a backend, and of the launcher that waits for its next start."""
+    parts = [bytes_text(memory)] if memory else []
+    parts += [f"{bytes_text(standby['memory'])} on standby"] if standby else []
+    return " + ".join(parts) or NOTHING
+
+
 def _facts(entry: Mapping[str, Any], state: str, now: datetime) -> Iterable[Fact]:
     since = entry.get("since")
     up = since is not None and state in UPTIME_STATES
@@ -243,7 +254,7 @@ def _facts(entry: Mapping[str, Any], state: str, now: datetime) -> Iterable[Fact
     yield Fact(key="endpoint", label="Endpoint", value=entry.get("endpoint") or NOTHING)
     yield Fact(key="version", label="Version", value=entry.get("version") or NOTHING)
     yield Fact(key="in_flight", label="Requests in flight", value=str(entry.get("in_flight") or 0))
-    yield Fact(key="memory", label="Memory", value=bytes_text(memory) if memory else NOTHING)
+    yield Fact(key="memory", label="Memory", value=memory_text(memory, entry.get("standby")))
     yield Fact(
         key="uptime",
         label="Uptime",

@@ -35,6 +35,7 @@ local gate = redis.call('GET', KEYS[1])
 if gate then return gate end
 local serving = redis.call('GET', KEYS[3])
 if serving and ARGV[4] ~= '' and serving ~= ARGV[4] then return 'moved' end
+redis.call('SET', KEYS[2] .. ':used', ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', ARGV[1])
 redis.call('ZADD', KEYS[2], ARGV[2], ARGV[3])
 return 'taken'
@@ -42,6 +43,14 @@ return 'taken'
 _TAKEN, _MOVED, _HELD, _CLOSED = "taken", "moved", "held", "closed"
 #: Counts up whenever requests that wait should look again.
 CHANGES: Final = "mh:gates"
+
+
+#: KEYS: gate, leases. ARGV: now, seconds. Returns 1 when nobody held a lease, and new ones wait now.
+_HOLD_IF_IDLE = """
+if redis.call('ZCOUNT', KEYS[2], ARGV[1], '+inf') > 0 then return 0 end
+redis.call('SET', KEYS[1], 'held', 'EX', ARGV[2])
+return 1
+"""
 
 
 def _leases(backend: str) -> str:
@@ -81,6 +90,27 @@ def gate_close(backend: str) -> None:
 def _gate_set(backend: str, word: str) -> None:
     with contextlib.suppress(redis.RedisError):
         bus.redis_client().set(_gate(backend), word, ex=GATE_SECONDS)
+
+
+def gate_hold_if_idle(backend: str) -> bool:
+    """Have new requests wait unless a request is in flight, in one move; False when one is, or nobody can tell."""
+    keys = [_gate(backend), _leases(backend)]
+    try:
+        return bool(
+            bus.redis_client().eval(_HOLD_IF_IDLE, 2, *keys, str(time.time()), str(GATE_SECONDS))
+        )
+    except redis.RedisError:
+        return False
+
+
+def last_used(backend: str) -> float | None:
+    """Return when the last request to ``backend`` began, in seconds since 1970; None: never, as far as known.
+
+    Raises:
+        redis.RedisError: the broker does not answer, so nothing is known.
+    """
+    found = bus.redis_client().get(f"{_leases(backend)}:used")
+    return float(str(found)) if found else None
 
 
 def gate_open(backend: str) -> None:

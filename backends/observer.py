@@ -30,6 +30,7 @@ from backends import (
     standby,
     supervisor,
 )
+from backends.idleness import Idleness
 from backends.lifecycle import State
 from backends.memory_peaks import Peaks
 from backends.models import OPEN_OPERATION_STATES, Backend, Lane, Operation
@@ -56,6 +57,7 @@ class Observer:
     missed: dict[str, int] = field(default_factory=dict)
     reserve: standby.Reserve = field(default_factory=lambda: standby.Reserve(settings.MH_HOME))
     seen: dict[str, Any] = field(default_factory=dict)
+    idleness: Idleness = field(default_factory=Idleness)
     peaks: Peaks = field(default_factory=Peaks)
     watcher: Watcher = field(default_factory=Watcher)
     startup: booting.Startup = field(default_factory=booting.Startup)
@@ -89,6 +91,7 @@ class Observer:
             self._next_probe = time.monotonic() + PROBE_SECONDS
             self._probe_all(rows, busy)
             self.startup.tick()
+            self.idleness.look(rows, busy)
 
     def _busy(self) -> set[str]:
         """Return the backends that an operation is changing now; their states are the runner's."""
@@ -163,8 +166,7 @@ class Observer:
     def _probe_all(self, rows: list[Backend], busy: set[str]) -> None:
         for row in rows:
             self.seen[row.name] = self._probe(row, counted=row.name not in busy)
-            if not busy:
-                self.reserve.look(row.name, selectors.standby_wanted(row))
+        self._keep_standbys(rows)
         cards = self._gpus(rows)
         snapshot = {
             "observed_at": selectors.now().isoformat(),
@@ -176,6 +178,14 @@ class Observer:
             self.peaks.see(row, cards, self.seen[row.name].get("memory"))
         bus.snapshot_write(self.node, snapshot)
         self._publish_news(snapshot)
+
+    def _keep_standbys(self, rows: list[Backend]) -> None:
+        """Keep what waits for a start; while an operation runs, that is its runner's."""
+        if self._busy():
+            return
+        for row in rows:
+            self.reserve.look(row.name, selectors.standby_wanted(row))
+        self.reserve.end_others([row.name for row in rows])
 
     def _probe(self, row: Backend, *, counted: bool) -> dict[str, Any]:
         facts: dict[str, Any] = {

@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any, cast
 
 from django.conf import settings
-from django.db.models import F, QuerySet
+from django.db.models import F, Q, QuerySet
 
 from accounts.actors import Actor
 from accounts.errors import MhError
@@ -19,6 +19,7 @@ from accounts.permissions import Permission, is_allowed
 from backends import (
     bus,
     choice,
+    launch_spec,
     leases,
     lifecycle,
     logs,
@@ -38,6 +39,7 @@ from backends.errors import (
     UnknownOperation,
     UnknownStart,
 )
+from backends.launch_spec import Change, Difference
 from backends.lifecycle import State
 from backends.models import (
     OPEN_OPERATION_STATES,
@@ -48,6 +50,8 @@ from backends.models import (
     OperationKind,
     OperationState,
     OperationStep,
+    StartKind,
+    StartRecord,
     Switchboard,
 )
 from backends.payloads import (
@@ -187,16 +191,40 @@ def runs_as_asked(backend: Backend, launch: Launch) -> bool:
     )
 
 
+def backend_difference(backend: Backend, wanted: Any) -> Difference:
+    """Return how ``wanted`` (validated options) differs from what ``backend`` was started with.
+
+    Where that is not known, or is not valid any more, it takes a restart.
+    """
+    started = backend.started_options
+    if started is None:
+        return Difference(Change.RESTART)
+    token = launch_spec.token_of(started)
+    row = Backend(
+        name=backend.name,
+        engine=backend.engine,
+        options=launch_spec.options_of(started),
+        secrets=backend.secrets if token is None else token,
+    )
+    try:
+        runs = backend_options(row)
+    except InvalidOptions:
+        return Difference(Change.RESTART)
+    return launch_spec.compare(backend_engine(backend), runs, wanted)
+
+
 def backend_to_leave(backend: Backend, changes: dict[str, Any]) -> Backend | None:
-    """Return what must stop for a switch to ``backend``; None when nothing must.
+    """Return what must give way for a switch to ``backend``; None when nothing must.
 
     That is the active backend if another one, else another one that runs while ``backend`` does not;
-    ``backend`` itself if it runs otherwise than asked.
+    ``backend`` itself if it runs otherwise than asked. One that is parked has given way already.
     """
     alive = [
         row
         for row in backend_list()
-        if row.node == backend.node and lifecycle.is_alive(State(row.state))
+        if row.node == backend.node
+        and lifecycle.is_alive(State(row.state))
+        and row.state != State.PARKED
     ]
     others = [row for row in alive if row.pk != backend.pk]
     active = active_backend()
@@ -278,12 +306,15 @@ def mask(text: str, backend: Backend) -> str:
 
 
 def _secret_values(backend: Backend) -> list[str]:
-    return list(secrets.unseal(backend.secrets).values())
+    """Return the secret options as they are configured, and as what runs was started with."""
+    tokens = {backend.secrets, launch_spec.token_of(backend.started_options) or ""}
+    return [value for token in tokens for value in secrets.unseal(token).values()]
 
 
 def backend_target(backend: Backend) -> Target:
-    """Return where the engine of ``backend`` answers."""
-    keys = secrets.unseal(backend.secrets)
+    """Return where the engine of ``backend`` answers, and the key it was started with."""
+    token = launch_spec.token_of(backend.started_options)
+    keys = secrets.unseal(backend.secrets if token is None else token)
     return Target(
         endpoint=backend.endpoint, served_model=backend.model, api_key=keys.get("apiKey", "")
     )
@@ -334,9 +365,23 @@ def waits() -> list[Wait]:
     ).select_related("backend")
     found = {row.backend_id: _coming(row) for row in coming if row.backend in rows}
     for row in rows:
-        if row.name not in found and backend_options(row).onDemandStart:
+        if row.name not in found and comes_on_demand(row):
             found[row.name] = _on_demand(row)
     return list(found.values())
+
+
+def comes_on_demand(row: Backend) -> bool:
+    """Return whether a chat that needs ``row`` may have it started: its owner said so, or it only rests.
+
+    One that gave its memory back because it was idle was not turned off by anybody.
+    """
+    if backend_options(row).onDemandStart:
+        return True
+    last = Operation.objects.filter(
+        Q(backend=row) | Q(from_backend=row.name), lane=Lane.GPU, state=OperationState.SUCCEEDED
+    ).first()
+    rests = State(row.state) in {State.PARKED, State.STOPPED}
+    return rests and last is not None and last.kind == OperationKind.UNLOAD
 
 
 def _coming(row: Operation) -> Wait:
@@ -404,6 +449,8 @@ def _why_not_serving(backend: Backend) -> str:
             return f"{title} is starting. Try again when it is ready."
         case State.DRAINING | State.STOPPING:
             return f"{title} is being stopped. Start it again to chat."
+        case State.PARKED:
+            return f"{title} gave its memory back. Start it again to chat: mh {backend.name} start"
         case State.FAILED:
             return f"{title} failed and is not running. Its owner can start it again."
         case _:
@@ -616,7 +663,7 @@ def _available(row: Backend, snapshot: dict[str, Any]) -> AvailablePayload:
         memory=seen.get("memory"),
         standby=seen.get("standby"),
         metrics=seen.get("metrics") or {},
-        reason=found["reason"],
+        reason="" if _is_up(row) else found["reason"],  # one that others run need not be installed
         failure=row.failure,
     )
 
@@ -710,13 +757,54 @@ def operation_wait(operation_id: str, seconds: float) -> Operation:
         time.sleep(0.1)
 
 
-def start_seconds_expected(backend: Backend, kind: str) -> float | None:
-    """Return how long such an operation took of late: the median of the last five that succeeded."""
+def stop_is_asked(name: str) -> bool:
+    """Return whether a stop of backend ``name`` waits for its turn."""
+    return Operation.objects.filter(
+        backend=name, kind=OperationKind.STOP, state=OperationState.QUEUED
+    ).exists()
+
+
+#: How many of the past an estimate is made from.
+_PAST = 5
+
+
+def start_seconds_expected(backend: Backend, kind: str, model: str | None = None) -> float | None:
+    """Return how long it should take until ``backend`` is ready, in seconds; None where nothing is known.
+
+    The median of its last five starts with ``model`` of the way it would be started now; of any
+    model, where there are none; else of operations of this ``kind``.
+    """
+    if kind in SERVING_KINDS:
+        ways = _start_kinds(backend, kind)
+        records = StartRecord.objects.filter(backend=backend, kind__in=ways)
+        for rows in (records.filter(model=model or _model_wanted(backend)), records):
+            if spans := list(rows.values_list("seconds", flat=True)[:_PAST]):
+                return median(spans)
+    return _operation_seconds(backend, kind)
+
+
+def _start_kinds(backend: Backend, kind: str) -> tuple[str, ...]:
+    if backend.state == State.PARKED:
+        return (StartKind.UNPARK,)
+    loads = kind in {OperationKind.CHANGE_MODEL, OperationKind.APPLY}
+    if loads and backend_engine(backend).capabilities.many_models and backend_is_running(backend):
+        return (StartKind.LOAD,)
+    return (StartKind.COLD, StartKind.STANDBY)
+
+
+def _model_wanted(backend: Backend) -> str:
+    try:
+        return backend_launch(backend).served_model
+    except MhError:  # preflight says why
+        return backend.model
+
+
+def _operation_seconds(backend: Backend, kind: str) -> float | None:
     spans = [
         (row.finished_at - row.started_at).total_seconds()
         for row in Operation.objects.filter(
             backend=backend, kind=kind, state=OperationState.SUCCEEDED
-        )[:5]
+        )[:_PAST]
         if row.finished_at and row.started_at
     ]
     return median(spans) if spans else None

@@ -34,6 +34,12 @@ class SwitchRequest(StrictSerializer):
     model = serializers.CharField(required=False, max_length=512)
 
 
+class ModelRequest(StrictSerializer):
+    """The model to serve."""
+
+    model = serializers.CharField(max_length=512)
+
+
 class PullRequest(StrictSerializer):
     """What to download."""
 
@@ -55,7 +61,7 @@ class ConfigResponse(serializers.Serializer[Any]):
     secrets = serializers.DictField(child=serializers.BooleanField())
     auto_start = serializers.BooleanField()
     schema = serializers.DictField(help_text="JSON Schema of the options")
-    operation = serializers.DictField(required=False, help_text="the restart, where one was asked")
+    operation = serializers.DictField(required=False, help_text="with apply, where it runs")
 
 
 class StepResponse(serializers.Serializer[Any]):

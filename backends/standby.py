@@ -14,7 +14,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -172,6 +172,12 @@ def discard_all(home: Path, backend: str) -> None:
         discard(inst)
 
 
+def end_all(home: Path) -> None:
+    """End every waiting instance of this site. Needs no database."""
+    for folder in (home / "engines").glob("*/*/" + WAITING_FILE):
+        discard(supervisor.instance(home, folder.parent.parent.name, folder.parent.name))
+
+
 def _rename(inst: Instance, name: str) -> bool:
     try:
         (inst.folder / WAITING_FILE).rename(inst.folder / name)
@@ -231,6 +237,13 @@ class Reserve:
             begin(self.home, backend, wanted)
         except MhError as exc:
             self._failed(backend, exc.message)
+
+    def end_others(self, backends: Collection[str]) -> None:
+        """End those of backends that are not here any more."""
+        for folder in (self.home / "engines").glob("*/*/" + WAITING_FILE):
+            name = folder.parent.parent.name
+            if name not in backends:
+                discard(supervisor.instance(self.home, name, folder.parent.name))
 
     def _clear(self, inst: Instance) -> None:
         """End one that is of no use; where it died or failed by itself, wait before the next."""

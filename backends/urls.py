@@ -23,6 +23,7 @@ urlpatterns = [
     path(f"{_ROOT}/<str:name>/stop", api.StopView.as_view(), name="backend-stop"),
     path(f"{_ROOT}/<str:name>/restart", api.RestartView.as_view(), name="backend-restart"),
     path(f"{_ROOT}/<str:name>/config", api.ConfigView.as_view(), name="backend-config"),
+    path(f"{_ROOT}/<str:name>/model", api.ServedModelView.as_view(), name="backend-model"),
     path(f"{_ROOT}/<str:name>/models", api.ModelsView.as_view(), name="backend-models"),
     path(f"{_ROOT}/<str:name>/plan", api.PlanView.as_view(), name="backend-plan"),
     path(

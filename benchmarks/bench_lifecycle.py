@@ -269,10 +269,9 @@ def real_site() -> Iterator[Site]:
         yield site
 
 
-def measure(site: Site, times: Times) -> int:
-    """Take all rounds; return the memory of a standby."""
+def measure(site: Site, times: Times, before: dict[str, Any]) -> None:
+    """Take all rounds."""
     argv, env = plain_command(site.port)
-    memory = 0
     for number in range(1, ROUNDS + 1):
         times.plain.append(plain_start(argv, env, site.port))
         times.cold.append(our_start(site, times, cold=True))
@@ -287,7 +286,7 @@ def measure(site: Site, times: Times) -> int:
             f"standby {times.standby[-1]:.1f} s, load {os.getloadavg()[0]:.1f}",
             flush=True,
         )
-    return memory
+        save(times, memory, before)
 
 
 def rows(times: Times) -> list[tuple[str, float, str, str, bool | None]]:
@@ -328,18 +327,15 @@ def vllm_version() -> str:
     return VllmEngine().detect().version
 
 
-def main() -> None:
-    times = Times()
-    before = machine()
-    with real_site() as site:
-        memory = measure(site, times)
+def save(times: Times, memory: int, before: dict[str, Any]) -> None:
+    """Write what was measured so far: a run that is interrupted is not lost."""
     found = rows(times)
     result = {
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": {"before": before, "after": machine()},
         "engine": {"name": "vllm", "version": vllm_version(), "build": "cpu", "model": MODEL},
         "python": platform.python_version(),
-        "rounds": ROUNDS,
+        "rounds": len(times.plain),
         "standby_memory_bytes": memory,
         "seconds": {
             name: [round(value, 3) for value in values] for name, values in vars(times).items()
@@ -356,11 +352,18 @@ def main() -> None:
         ],
     }
     RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    RESULT.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+
+
+def main() -> None:
+    times = Times()
+    before = machine()
+    with real_site() as site:
+        measure(site, times, before)
     words = {True: "met", False: "MISSED", None: ""}
     lines = [
         (name, f"{seconds:.3f} s", ratio, target, words[met])
-        for name, seconds, ratio, target, met in found
+        for name, seconds, ratio, target, met in rows(times)
     ]
     print(table([("", "median", "of plain", "target", ""), *lines]))
 

@@ -3,15 +3,17 @@
 import threading
 import time
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from django.conf import settings
 
 from accounts.actors import Actor
-from backends import selectors, services, supervisor
+from backends import launch_spec, selectors, services, supervisor
 from backends.engines.base import Engine, Launch, Target
 from backends.errors import OperationCancelled, OperationLost
-from backends.models import Backend, Lane, Operation, OperationKind
+from backends.launch_spec import Change
+from backends.lifecycle import State, is_serving
+from backends.models import Backend, Lane, Operation, OperationKind, StartKind
 
 #: Seconds between two writes of progress: a log can move faster than anybody reads.
 _REPORT_SECONDS = 0.25
@@ -26,6 +28,9 @@ class Context:
     A switch acts on two backends: on the new one, and through ``leaving`` on the one before.
     """
 
+    #: Kinds that begin by comparing what runs with what is wanted.
+    COMPARED: ClassVar = frozenset({OperationKind.CHANGE_MODEL, OperationKind.APPLY})
+
     operation: Operation
     runner: str
     engine: Engine
@@ -34,7 +39,7 @@ class Context:
     name: str
     #: The option changes asked for.
     changes: dict[str, Any] = field(default_factory=dict)
-    #: Options to use instead of the configured ones.
+    #: Options to use instead of the configured ones, as ``Backend.started_options`` keeps them.
     given: dict[str, Any] | None = None
     #: Whether a cancel is not heard: what undoes an operation is not itself cancelled.
     deaf: bool = False
@@ -48,8 +53,19 @@ class Context:
     #: A keeper that was begun ahead of the process it is to keep.
     keeper: supervisor.KeeperAhead | None = None
     started: float = field(default_factory=time.monotonic)
+    #: When this run began to start the engine or to load its model; None: it did not.
+    began: float | None = None
+    #: How it came to be ready, for the record of starts.
+    start_kind: str = StartKind.COLD
+    #: Whether a runner before this one took the operation up.
+    resumed: bool = False
+    #: Whether a first token was generated already.
+    warmed: bool = False
     _reported: float = 0.0
     _checked: float = 0.0
+    _change: Change | None = None
+    _configured: tuple[dict[str, Any], str] | None = None
+    _expected: tuple[float | None] | None = None
 
     @classmethod
     def of(cls, operation: Operation, runner: str) -> "Context":
@@ -61,6 +77,7 @@ class Context:
             actor=services.operation_actor(operation),
             name=operation.backend_id,
             changes=dict(operation.request),
+            resumed=operation.steps.exists(),
         )
 
     @property
@@ -69,16 +86,50 @@ class Context:
         if self.operation.kind != OperationKind.SWITCH:
             return self
         name = self.operation.from_backend
-        if not name:
-            return None
+        return self.on(name) if name else None
+
+    def on(self, name: str) -> "Context":
+        """Return the same run on backend ``name``, as that is configured."""
         engine = selectors.backend_engine(selectors.backend_get(name))
-        return replace(self, name=name, engine=engine, changes={}, spawned=False)
+        return replace(self, name=name, engine=engine, changes={}, spawned=False, _configured=None)
 
     @property
     def restoring(self) -> "Context | None":
-        """The same on the backend that ran before a switch, with what it ran with."""
-        old = self.leaving
-        return old and replace(old, given=self.operation.from_options, deaf=True)
+        """The same on the backend that ran before, with what it ran with; None where none did."""
+        old, given = self.leaving, self.operation.from_options
+        if old is None or given is None:
+            return None
+        return replace(
+            old, given=given, changes={}, deaf=True, spawned=False, began=None, warmed=False
+        )
+
+    @property
+    def change(self) -> Change:
+        """What it takes to have what was asked for; settled by the first step, when it asks.
+
+        A run that goes on after its runner died settles it anew: what does not serve any more is
+        started, whatever was to be done at first.
+        """
+        if self._change is None:
+            self._change = self._settled_change()
+        return self._change
+
+    def _settled_change(self) -> Change:
+        backend = self.backend
+        state = State(backend.state)
+        if self.operation.kind not in self.COMPARED:
+            return Change.RESTART
+        if backend.attached and is_serving(state) and backend.model == self._model_wanted():
+            return Change.NOTHING  # only its model is for us to change
+        if is_serving(state) or state == State.DRAINING:
+            return selectors.backend_difference(backend, self.options).change
+        if self.operation.steps.filter(name="drain").exists():
+            return Change.RESTART  # begun by a runner before this one
+        return Change.NOTHING  # what does not run is only configured
+
+    def _model_wanted(self) -> str:
+        options = self.options
+        return str(getattr(options, "served_name", "") or getattr(options, "model", ""))
 
     @property
     def backend(self) -> Backend:
@@ -95,10 +146,22 @@ class Context:
         """The options that differ from the engine's defaults, without secrets."""
         return selectors.options_given(self._with_options(), self.changes)
 
+    @property
+    def started_options(self) -> dict[str, Any]:
+        """What is kept of a start with these options: see ``launch_spec.kept``."""
+        return launch_spec.kept(self.plain_options, self._with_options().secrets)
+
     def _with_options(self) -> Backend:
+        """Return the row with the options of this run: what is configured meanwhile is for the next."""
         backend = self.backend
         if self.given is not None:
-            backend.options = self.given
+            backend.options = launch_spec.options_of(self.given)
+            token = launch_spec.token_of(self.given)
+            backend.secrets = backend.secrets if token is None else token
+            return backend
+        if self._configured is None:
+            self._configured = (backend.options, backend.secrets)
+        backend.options, backend.secrets = self._configured
         return backend
 
     @property
@@ -141,10 +204,17 @@ class Context:
             return
         self._checked = time.monotonic()
         if self.deaf:
+            self._hear_stop()
             return
         asked = Operation.objects.filter(pk=self.operation.pk, cancel_requested=True)
         if asked.exists():
             msg = "The operation was cancelled."
+            raise OperationCancelled(msg)
+
+    def _hear_stop(self) -> None:
+        """What is only restored gives way to whoever wants it stopped."""
+        if selectors.stop_is_asked(self.name):
+            msg = f"{self.engine.title} is to be stopped."
             raise OperationCancelled(msg)
 
     @property
@@ -169,11 +239,18 @@ class Context:
         )
 
     def _eta(self, progress: float) -> float | None:
-        """Return the seconds left: from past operations, else from how far this one is."""
+        """Return the seconds left: from past starts, else from how far this one is."""
         if self.operation.lane == Lane.MODELS:  # no two models are of a size
             return None
-        elapsed = time.monotonic() - self.started
-        expected = selectors.start_seconds_expected(self.backend, self.operation.kind)
+        now = time.monotonic()
+        if self._expected is None:
+            found = selectors.start_seconds_expected(self.backend, self.operation.kind)
+            self._expected = (found,)
+        (expected,) = self._expected
         if expected is None:
+            elapsed = now - self.started
             expected = elapsed / progress if progress > 0.1 else None  # noqa: PLR2004
+        else:
+            # What is expected is the time of the start itself: before it, all of it is left.
+            elapsed = now - (self.began or now)
         return None if expected is None else round(max(0.0, expected - elapsed), 1)

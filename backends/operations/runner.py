@@ -134,7 +134,7 @@ def _end_badly(ctx: Context, exc: MhError) -> None:
         OperationState.CANCELLED if isinstance(exc, OperationCancelled) else OperationState.FAILED
     )
     error = _error(exc)
-    if ctx.operation.kind != OperationKind.SWITCH:
+    if ctx.operation.kind not in rollback.KINDS:
         _undo(ctx, exc)
     else:
         try:
@@ -166,9 +166,13 @@ def _take_steps(ctx: Context) -> None:
     finished = set(ctx.operation.steps.filter(state=StepState.DONE).values_list("name", flat=True))
     if rollback.NAME in ctx.operation.steps.values_list("name", flat=True):
         raise rollback.cause(ctx.operation)
+    if ctx.resumed:  # what the runner before had begun is what a cancel undoes
+        ctx.step = ctx.operation.steps.values_list("name", flat=True).last() or ""
     for step in plans.PLANS[ctx.operation.kind]:
         name = plans.step_name(step)
         if name in finished and name != "preflight":
+            continue
+        if not plans.is_needed(step, ctx):
             continue
         ctx.checkpoint()
         ctx.step = name
@@ -191,12 +195,14 @@ def _undo(ctx: Context, exc: MhError) -> None:
 def _undo_by_kind(ctx: Context, exc: MhError) -> None:
     cancelled = isinstance(exc, OperationCancelled)
     starting = ctx.step in {"start", "warm", "commit"}
-    if starting and ctx.operation.kind in {OperationKind.START, OperationKind.RESTART}:
+    if starting and ctx.operation.kind == OperationKind.START:
         detail = exc.detail if isinstance(exc, StartFailed) else ""
         steps.undo_start(ctx, failure=exc.message, detail=detail, cancelled=cancelled)
-    elif ctx.step in {"hold", "drain"}:
+    elif ctx.step in {"hold", "drain", "settle"}:
         services.backend_undrain(actor=ctx.actor, name=ctx.operation.backend_id)
         leases.gate_open(ctx.operation.backend_id)
+    elif ctx.step == "release" and ctx.operation.kind == OperationKind.UNLOAD:
+        steps.finish_unload(ctx)
     elif ctx.step == "release":
         steps.attached.let_go_on(ctx)
         services.backend_failed_to_stop(

@@ -15,6 +15,7 @@ from backends.services.attaching import (
     backend_detach,
     backend_refresh,
 )
+from backends.services.changing import backend_apply, backend_change_model, backend_unload
 from backends.services.choosing import (
     active_set,
     auto_check,
@@ -46,6 +47,7 @@ from backends.services.recording import (
     operation_end,
     operation_failing,
     operation_leave,
+    operation_remember,
     operation_report,
     step_begin,
     step_end,
@@ -57,14 +59,17 @@ from backends.services.rows import (
     operation_publish,
     status_publish,
 )
+from backends.services.starts import start_keep
 from backends.services.states import backend_failed_to_stop, backend_transition, backend_undrain
 
 __all__ = [
     "active_set",
     "auto_check",
     "backend_adopt",
+    "backend_apply",
     "backend_attach",
     "backend_auto",
+    "backend_change_model",
     "backend_configure",
     "backend_configure_as",
     "backend_detach",
@@ -78,6 +83,7 @@ __all__ = [
     "backend_switch",
     "backend_transition",
     "backend_undrain",
+    "backend_unload",
     "backend_update",
     "backends_ensure",
     "config_import",
@@ -98,9 +104,11 @@ __all__ = [
     "operation_failing",
     "operation_leave",
     "operation_publish",
+    "operation_remember",
     "operation_report",
     "options_keep",
     "peak_record",
+    "start_keep",
     "startup_check",
     "startup_set",
     "status_publish",

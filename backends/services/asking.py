@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from django.db import transaction
 
 from accounts.actors import Actor
+from accounts.errors import MhError
 from accounts.permissions import Permission
 from audit import access
 from audit.models import Category, Level, Outcome
@@ -35,6 +36,9 @@ from backends.services.attaching import refuse_if_others
 from backends.services.recording import ended_event
 from backends.services.rows import operation_publish
 
+#: What other operations wait for instead of being refused: it ends soon, or gives way.
+_BRIEF: Final = frozenset({OperationKind.STOP, OperationKind.UNLOAD})
+
 
 def backend_start(
     *,
@@ -58,14 +62,14 @@ def backend_start(
         WorkerUnavailable.
     """
     changes = _changes(model, options)
-    return _operation_ask(
+    return operation_ask(
         actor=actor, name=name, kind=OperationKind.START, changes=changes, foreground=foreground
     )
 
 
 def backend_stop(*, actor: Actor, name: str, foreground: bool = False) -> Operation:
     """Ask for backend ``name`` to be stopped; a start under way is cancelled first."""
-    return _operation_ask(
+    return operation_ask(
         actor=actor, name=name, kind=OperationKind.STOP, changes={}, foreground=foreground
     )
 
@@ -80,7 +84,7 @@ def backend_restart(
 ) -> Operation:
     """Ask for backend ``name`` to be stopped and started again, with ``model`` and ``options`` changed."""
     changes = _changes(model, options)
-    return _operation_ask(
+    return operation_ask(
         actor=actor, name=name, kind=OperationKind.RESTART, changes=changes, foreground=foreground
     )
 
@@ -96,7 +100,7 @@ def backend_switch(
     Raises:
         As ``backend_start``; NotAllowed also for want of permission on the backend that would be stopped.
     """
-    return _operation_ask(
+    return operation_ask(
         actor=actor,
         name=name,
         kind=OperationKind.SWITCH,
@@ -154,7 +158,7 @@ def backend_on_demand(
 
 def _demand_check(backend: Backend, since: datetime) -> None:
     title = selectors.backend_engine(backend).title
-    if not selectors.backend_options(backend).onDemandStart:
+    if not selectors.comes_on_demand(backend):
         msg = f"{title} is not running. Start it with: mh {backend.name} start"
         raise BackendNotRunning(msg)
     failed = Operation.objects.filter(
@@ -226,9 +230,10 @@ def refused(actor: Actor, name: str, what: str, why: str) -> None:
     )
 
 
-def _operation_ask(
+def operation_ask(
     *, actor: Actor, name: str, kind: OperationKind, changes: dict[str, Any], foreground: bool
 ) -> Operation:
+    """Ask for an operation of ``kind`` with ``changes`` of options; joins one that waits for the same."""
     backend = backend_for(actor, name, kind)
     try:
         changes = selectors.backend_engine(backend).Options.own_names(changes)
@@ -295,7 +300,7 @@ def _operation_create_or_join(
     if kind == OperationKind.STOP:
         for row in waiting:
             _cancel(actor, row)
-    elif any(row.kind != OperationKind.STOP and not row.cancel_requested for row in waiting):
+    elif any(row.kind not in _BRIEF and not row.cancel_requested for row in waiting):
         msg = (
             f"{backend.name} is busy with another operation ({waiting[-1].kind}). Wait for it, or "
             f"cancel it: POST /api/llm-backend/operations/{waiting[-1].pk}/cancel"
@@ -316,7 +321,7 @@ def operation_create(
         from_backend=leaving,
         node=backend.node,
         request=changes,
-        eta_seconds=selectors.start_seconds_expected(backend, kind) if lane == Lane.GPU else None,
+        eta_seconds=_seconds_expected(backend, kind, changes),
         requested_by=actor.user,
         requested_by_name=actor.name,
         request_id=actor.request_id,
@@ -334,6 +339,24 @@ def operation_create(
     )
     transaction.on_commit(lambda: _dispatch(row))
     return row
+
+
+def _seconds_expected(
+    backend: Backend, kind: OperationKind, changes: dict[str, Any]
+) -> float | None:
+    if kind in MODELS_KINDS:  # no two models are of a size
+        return None
+    return selectors.start_seconds_expected(backend, kind, _model_of(backend, changes))
+
+
+def _model_of(backend: Backend, changes: dict[str, Any]) -> str | None:
+    """Return the name the model asked for is served under; None for the configured one."""
+    if "model" not in changes:
+        return None
+    try:
+        return selectors.backend_launch(backend, changes).served_model
+    except MhError:  # preflight says why
+        return None
 
 
 def _dispatch(row: Operation) -> None:

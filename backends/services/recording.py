@@ -9,7 +9,7 @@ from accounts.actors import Actor
 from accounts.permissions import Permission, is_allowed
 from audit.models import Category, Level, Outcome
 from audit.services import event_record
-from backends import selectors
+from backends import launch_spec, selectors
 from backends.errors import (
     OperationLost,
     PreflightFailed,
@@ -104,6 +104,20 @@ def operation_leave(row: Operation, *, runner: str) -> None:
         raise OperationLost(msg)
 
 
+def operation_remember(row: Operation, *, runner: str) -> None:
+    """Record what the backend of ``row`` runs with, to have it again where the operation fails.
+
+    Raises:
+        OperationLost: another runner has the operation.
+    """
+    backend = selectors.backend_get(row.backend_id)
+    runs = selectors.backend_is_running(backend)
+    row.from_options = _started_options(backend) if runs else None
+    if not Operation.objects.filter(pk=row.pk, runner=runner).update(from_options=row.from_options):
+        msg = f"operation {row.pk} was taken over by another runner"
+        raise OperationLost(msg)
+
+
 def _started_options(backend: Backend) -> dict[str, Any]:
     kept = backend.started_options
     return kept if kept is not None else selectors.options_given(backend)
@@ -180,6 +194,8 @@ def operation_end(
     """Record that the operation ended, and how."""
     changes: dict[str, Any] = {"state": state, "finished_at": selectors.now(), "error": error}
     changes["eta_seconds"] = None
+    if row.from_options:  # its secrets are not kept longer than they may be needed
+        changes["from_options"] = launch_spec.options_of(row.from_options)
     if state == OperationState.SUCCEEDED:
         changes["progress"] = 1.0
     with transaction.atomic():

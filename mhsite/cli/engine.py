@@ -41,6 +41,20 @@ def restart(name: str, out: Output) -> None:
     _say_running(name, out)
 
 
+def change_model(name: str, model: str, out: Output) -> None:
+    """Have an engine serve another model; one that does not run is told for its next start."""
+    site_ready()
+    from backends import services
+
+    payload = perform(
+        services.backend_change_model, out, actor=owner_actor(), name=name, model=model
+    )
+    if payload["steps"][-1]["name"] == "configure":
+        out.result(payload, payload["steps"][-1]["message"])
+        return
+    _say_running(name, out)
+
+
 def stop(name: str, out: Output) -> None:
     """Stop an engine."""
     site_ready()
@@ -125,6 +139,8 @@ def status(name: str, out: Output) -> None:
     if mine["running"]:
         lines += [f"Endpoint: {mine['endpoint']}", f"Model: {mine['model']}"]
     lines += [f"GPU Memory: {gpu_memory(whole['gpus'], name)}"]
+    if mine["standby"]:
+        lines += [f"Standby: {mine['standby']['state']}, {size(mine['standby']['memory'])}"]
     lines += [f"Reason: {why}"] if (why := mine["failure"] or mine["reason"]) else []
     out.result({"backend": name, **mine, "gpus": whole["gpus"]}, *lines)
     if not mine["running"]:
@@ -194,8 +210,10 @@ def _follow_log(name: str) -> None:
         time.sleep(FOLLOW_SECONDS)
 
 
-def config(name: str, key: str | None, value: str | None, out: Output) -> None:
-    """Show the options of an engine, show one, or set one."""
+def config(
+    name: str, key: str | None, value: str | None, out: Output, *, apply: bool = False
+) -> None:
+    """Show the options of an engine, show one, or set one; with ``apply`` what runs gets them."""
     site_ready()
     from backends import selectors, services
 
@@ -206,6 +224,8 @@ def config(name: str, key: str | None, value: str | None, out: Output) -> None:
         services.backend_configure(
             actor=owner_actor(), name=name, options={key: option_value(value)}
         )
+    if apply and selectors.backend_is_running(selectors.backend_get(name)):
+        perform(services.backend_apply, out, actor=owner_actor(), name=name)
     current = selectors.backend_config(selectors.backend_get(name))
     shown = {**current["options"], **{k: _set(v) for k, v in current["secrets"].items()}}
     if key is None:

@@ -24,6 +24,14 @@ Key = Annotated[str | None, typer.Argument(help="Option to show or set.")]
 Value = Annotated[str | None, typer.Argument(help="New value; null for the default.")]
 
 
+Apply = Annotated[
+    bool,
+    typer.Option(
+        "--apply", help="Have what runs run with it, restarted only where that is needed."
+    ),
+]
+
+
 def group(name: str, title: str, summary: str) -> typer.Typer:
     """Return the commands of engine ``name``, which people know as ``title``."""
     app = typer.Typer(help=summary, no_args_is_help=True)
@@ -45,16 +53,27 @@ def _changes(app: typer.Typer, name: str, title: str) -> None:
     def stop(*, as_json: Json = False) -> None:
         engine.stop(name, Output(as_json=as_json))
 
+    @app.command(
+        help=f"Have {title} serve another model; if that fails, it serves the one before again. When it "
+        "is not running, the model is kept for its next start."
+    )
+    def switch(
+        model: Annotated[str, typer.Argument(help="Model to serve.")], *, as_json: Json = False
+    ) -> None:
+        engine.change_model(name, model, Output(as_json=as_json))
+
     @app.command(help=f"Stop {title} and start it again with its current options.")
     def restart(*, as_json: Json = False) -> None:
         engine.restart(name, Output(as_json=as_json))
 
     @app.command(
         help=f"Show {title}'s options, show one, or set one. What runs keeps its options until it is "
-        "restarted."
+        "restarted, or until --apply."
     )
-    def config(key: Key = None, value: Value = None, *, as_json: Json = False) -> None:
-        engine.config(name, key, value, Output(as_json=as_json))
+    def config(
+        key: Key = None, value: Value = None, *, apply: Apply = False, as_json: Json = False
+    ) -> None:
+        engine.config(name, key, value, Output(as_json=as_json), apply=apply)
 
 
 def _looks(app: typer.Typer, name: str, title: str) -> None:

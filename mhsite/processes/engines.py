@@ -22,6 +22,8 @@ DEMO_BACKEND = "vllm"
 DEMO_MODEL = "SmolLM2-135M-Instruct"
 #: Seconds that stopping all engines may take at exit before their processes are killed.
 STOP_SECONDS = 60.0
+#: Kinds of operations that, cancelled, have what ran before run again.
+_ROLLED_BACK = frozenset({"switch", "restart", "change_model", "apply"})
 
 
 def demo_wanted() -> bool:
@@ -68,8 +70,7 @@ def running_instances() -> set[Instance]:
 
 def standbys_end() -> None:
     """End every process that only waits to become an engine: without the site nobody chooses one."""
-    for row in selectors.backend_list():
-        standby.discard_all(settings.MH_HOME, row.name)
+    standby.end_all(settings.MH_HOME)
 
 
 class Departure:
@@ -111,12 +112,12 @@ class Departure:
         return running_instances() - self._before
 
     def _cancel_open(self, hurry: Callable[[], bool]) -> None:
-        """End what is under way. A switch starts again what ran before: that is waited for, and stopped."""
+        """End what is under way. What is rolled back may start an engine again: that is waited for."""
         rows = list(Operation.objects.filter(state__in=OPEN_OPERATION_STATES).exclude(kind="stop"))
         for row in rows:
             services.operation_cancel(actor=Actor.system(), operation_id=str(row.pk))
         if selectors.worker_alive():
-            self._wait([str(row.pk) for row in rows if row.kind == "switch"], hurry)
+            self._wait([str(row.pk) for row in rows if row.kind in _ROLLED_BACK], hurry)
 
     def _wait(self, asked: list[str], hurry: Callable[[], bool]) -> None:
         deadline = time.monotonic() + STOP_SECONDS

@@ -18,10 +18,12 @@ from backends.models import Backend, Operation
 from backends.operations.runner import run_operations
 from tests.backends.foreign import foreign, systemd
 from tests.backends.nvml import nvml
+from tests.fakes import fake_ollama
 from tests.fakes.fake_hub import MODEL, FakeHub
 
 #: Fixtures of other modules.
 __all__ = ["foreign", "nvml", "systemd"]
+OLLAMA_MODEL = "smollm2:135m"
 
 
 def free_port() -> int:
@@ -111,3 +113,37 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
         monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
         monkeypatch.setenv("HF_ENDPOINT", made.url)
         yield made
+
+
+@pytest.fixture
+def ollama(
+    transactional_db: None,
+    clean_broker: "redis.Redis",
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> Iterator[Callable[..., Backend]]:
+    """Make the backend ``ollama`` that runs the fake one, with habits and options; it is stopped at the end."""
+
+    def make(*habits: str, **options: Any) -> Backend:
+        store = tmp_path / "models"
+        fake_ollama.add_model(store, OLLAMA_MODEL)
+        binary = tmp_path / "program" / "ollama"
+        fake_ollama.make_binary(binary, FAKE_OLLAMA_HABITS=",".join(habits))
+        monkeypatch.setenv("MH_OLLAMA_BIN", str(binary))
+        values = {
+            "defaultModel": OLLAMA_MODEL,
+            "modelsDir": str(store),
+            "port": free_port(),
+            **options,
+        }
+        return Backend.objects.create(
+            name="ollama",
+            engine="ollama",
+            node=settings.MH_NODE,
+            options=values,
+            state_since=selectors.now(),
+        )
+
+    yield make
+    for inst in supervisor.find(settings.MH_HOME, "ollama"):
+        supervisor.stop(inst, grace=0.2)

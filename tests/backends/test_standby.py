@@ -18,6 +18,7 @@ from backends.models import Operation, OperationState
 from backends.observer import Observer
 from backends.standby import Phase
 from backends.supervisor import Instance
+from mhsite.processes import engines
 from tests.backends.conftest import FakeBackend
 from tests.backends.test_operations import ended, wait_for
 
@@ -341,6 +342,22 @@ def test_switched_off_it_is_ended(fake: Make) -> None:
     Observer().look()
     assert processes(inst) == []
     assert waiting(warm) == []
+
+
+def test_the_end_of_the_site_ends_all_of_them(fake: Make) -> None:
+    warm = fake("warm", standby=True)
+    inst = begun(warm, ready=False)
+    engines.standbys_end()
+    assert processes(inst) == []
+    assert not inst.folder.exists()
+
+
+def test_the_standby_of_a_backend_that_was_deleted_is_ended(fake: Make) -> None:
+    warm = fake("warm", standby=True)
+    inst = begun(warm, ready=False)
+    warm.row.delete()
+    Observer().look()
+    assert processes(inst) == []
 
 
 # --- while another engine drains -------------------------------------------------------------------

@@ -329,6 +329,10 @@ def test_a_roll_back_whose_runner_died_is_gone_on_with(
 
 
 def lose_the_runner_at(at: str, new: FakeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    lose_the_runner(at, new.run, monkeypatch)
+
+
+def lose_the_runner(at: str, run: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Run until the middle of a step; a runner that is killed writes nothing more."""
     inner = {
         "drain": "stopping._drain",
@@ -337,6 +341,11 @@ def lose_the_runner_at(at: str, new: FakeBackend, monkeypatch: pytest.MonkeyPatc
         "warm": "starting._report_warming",
         "commit": "starting._version",
         "restore": "undoing._start_again",
+        "load": "loading._watch",
+        "unload": "loading._unload",
+        "commit_load": "starting._keep_record",
+        "park": "parking._memory_is_back",
+        "unpark": "parking._watch",
     }[at]
 
     def die(*_: Any) -> None:
@@ -345,7 +354,7 @@ def lose_the_runner_at(at: str, new: FakeBackend, monkeypatch: pytest.MonkeyPatc
     with monkeypatch.context() as patch:
         patch.setattr(f"backends.operations.steps.{inner}", die)
         with pytest.raises(SystemExit):
-            new.run()
+            run()
     Operation.objects.filter(state=OperationState.RUNNING).update(
         heartbeat_at=selectors.now() - timedelta(seconds=60)
     )

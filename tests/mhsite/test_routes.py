@@ -39,6 +39,7 @@ TABLE: dict[str, dict[str, str]] = {
     "api/llm-backend/<str:name>/stop": {"POST": OWNER},
     "api/llm-backend/<str:name>/restart": {"POST": OWNER},
     "api/llm-backend/<str:name>/config": {"GET": OWNER, "PATCH": OWNER},
+    "api/llm-backend/<str:name>/model": {"POST": OWNER},
     "api/llm-backend/<str:name>/plan": {"POST": OWNER},
     "api/llm-backend/<str:name>/models": {"GET": OWNER, "POST": OWNER},
     "api/llm-backend/<str:name>/models/<path:model_id>": {"DELETE": OWNER},

@@ -14,7 +14,13 @@ LAUNCHER: Final = Path(__file__).with_name("warm_launcher.py")
 KNOWN_RELEASES: Final = ((0, 32),)
 #: Variables that vLLM reads when it starts and not when it is imported: a standby can be told them late.
 LATE: Final = frozenset(
-    {"VLLM_CPU_KVCACHE_SPACE", "VLLM_API_KEY", "VLLM_SERVER_DEV_MODE", "CUDA_VISIBLE_DEVICES"}
+    {
+        "CUDA_DEVICE_ORDER",
+        "CUDA_VISIBLE_DEVICES",
+        "VLLM_API_KEY",
+        "VLLM_CPU_KVCACHE_SPACE",
+        "VLLM_SERVER_DEV_MODE",
+    }
 )
 #: Arguments under which vLLM makes its processes in ways of its own.
 _OTHER_WAYS: Final = ("--distributed-executor-backend=", "--numa-bind", "--data-parallel")

@@ -154,7 +154,8 @@ def _not_here(options: VllmOptions) -> str:
     offer = (
         f"Models here: {here}" if here else "There is no model here yet; mh vllm install brings one"
     )
-    return f"The model “{options.model}” is not on this machine. {offer}."
+    fetch = f" Download it: mh vllm pull {options.model}" if "/" in options.model else ""
+    return f"The model “{options.model}” is not on this machine. {offer}.{fetch}"
 
 
 def _fits_the_model(options: VllmOptions, path: Path, config: Config) -> Iterator[Problem]:

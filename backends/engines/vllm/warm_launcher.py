@@ -42,8 +42,37 @@ from typing import Any, NoReturn
 
 #: Pythons whose fork server works as this program needs; 3.14 changed its protocol.
 PYTHONS = ((3, 10), (3, 13))
-#: What API server, engine core, executor and worker import, some of it only while they start.
+#: What API server, engine core, executor and worker of vLLM 0.32 import, some of it only while they start:
+#: found by comparing ``sys.modules`` of each before and after. Those that are gone are left out.
 MODULES = (
+    "vllm.renderers.hf",
+    "vllm.entrypoints.serve.instrumentator.metrics",
+    "vllm.entrypoints.serve.instrumentator.offline_docs",
+    "vllm.entrypoints.serve.lora.api_router",
+    "vllm.entrypoints.serve.profile.api_router",
+    "vllm.entrypoints.serve.tokenize.api_router",
+    "vllm.entrypoints.serve.elastic_ep.api_router",
+    "vllm.entrypoints.serve.utils.fingerprint",
+    "vllm.entrypoints.openai.models.api_router",
+    "vllm.entrypoints.openai.chat_completion.api_router",
+    "vllm.entrypoints.openai.completion.api_router",
+    "vllm.entrypoints.openai.responses.api_router",
+    "vllm.entrypoints.generate.api_router",
+    "vllm.entrypoints.generate.structured_decisions.api_router",
+    "vllm.entrypoints.generate.generative_scoring.api_router",
+    "vllm.entrypoints.anthropic.api_router",
+    "vllm.entrypoints.cohere.api_router",
+    "vllm.entrypoints.scale_out.derender.api_router",
+    "vllm.entrypoints.scale_out.render.api_router",
+    "vllm.entrypoints.scale_out.token_in_token_out.api_router",
+    "uvicorn.lifespan.on",
+    "uvicorn.protocols.http.auto",
+    "uvicorn.protocols.websockets.auto",
+    "vllm.v1.core.sched.scheduler",
+    "vllm.distributed.elastic_ep.elastic_execute",
+    "vllm.model_executor.layers.quantization.compressed_tensors.utils",
+    "vllm.model_executor.layers.quantization.online.base",
+    "vllm.v1.pool.flash_maxsim",
     "vllm.v1.engine.async_llm",
     "vllm.v1.engine.core",
     "vllm.v1.engine.utils",
@@ -157,10 +186,12 @@ def import_all(module: str, arguments: list[str]) -> None:
     importlib.import_module(module)
     for name in MODULES:
         import_quietly(name)
-    if worker := worker_module():
-        import_quietly(worker)
+    for name in worker_modules():
+        import_quietly(name)
     for name in model_modules(arguments):
         import_quietly(name)
+    # It runs as __main__ later; a module of that name besides makes runpy warn.
+    sys.modules.pop(module, None)
 
 
 def import_quietly(name: str) -> None:
@@ -171,15 +202,15 @@ def import_quietly(name: str) -> None:
         say(f"{name} is not imported ahead: {type(error).__name__}: {error}")
 
 
-def worker_module() -> str:
-    """Return the module of the platform's worker; empty where it is not known."""
+def worker_modules() -> tuple[str, ...]:
+    """Return the modules of the platform's worker; none where it is not known."""
     platforms = sys.modules.get("vllm.platforms")
     platform = getattr(platforms, "current_platform", None)
     if platform is None:
-        return ""
+        return ()
     if platform.is_cpu():
-        return "vllm.v1.worker.cpu_worker"
-    return "vllm.v1.worker.gpu_worker" if platform.is_cuda_alike() else ""
+        return ("vllm.v1.worker.cpu_worker", "vllm.v1.attention.backends.cpu_attn")
+    return ("vllm.v1.worker.gpu_worker",) if platform.is_cuda_alike() else ()
 
 
 def model_modules(arguments: list[str]) -> Iterator[str]:

@@ -8,9 +8,11 @@ from backends import leases, services, standby, supervisor
 from backends.engines.base import Launch
 from backends.errors import StartFailed
 from backends.lifecycle import State
-from backends.models import OperationKind
+from backends.models import OperationKind, StartKind
 from backends.operations.context import Context
 from backends.operations.steps import gpu_guard
+from backends.operations.steps.parking import squatter
+from backends.operations.steps.stopping import release_one
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +22,7 @@ def begin_ahead(ctx: Context) -> None:
 
     Only where something runs now. It is used by ``spawn``, or ended by ``discard_unwanted``.
     """
-    if ctx.operation.kind not in {OperationKind.SWITCH, OperationKind.RESTART}:
+    if ctx.operation.kind == OperationKind.START:
         return
     if ctx.leaving is None:
         return
@@ -53,6 +55,8 @@ def discard_unwanted(ctx: Context) -> None:
 
 def spawn(ctx: Context, launch: Launch) -> supervisor.Instance:
     """Make the engine's process and record it: a standby that becomes it, or a new one."""
+    if (parked := squatter(ctx, launch.port)) is not None:
+        release_one(ctx.on(parked.name))
     chosen = standby.choose(ctx.home, ctx.name, ctx.engine.standby(ctx.options))
     inst = _spawn_chosen(ctx, chosen, launch) if chosen else _spawn_new(ctx, launch)
     supervisor.prune(ctx.home, ctx.name)
@@ -79,6 +83,7 @@ def _spawn_chosen(ctx: Context, chosen: supervisor.Instance, launch: Launch) -> 
         gpu_guard.spawn(ctx, chosen, lambda: _tell(chosen, launch))
     except StartFailed as exc:
         return _instead(ctx, chosen, launch, exc.message)
+    ctx.start_kind = StartKind.STANDBY
     return chosen
 
 
@@ -96,7 +101,7 @@ def _record(ctx: Context, inst: supervisor.Instance, launch: Launch) -> None:
         "instance_id": inst.instance_id,
         "endpoint": launch.endpoint,
         "model": launch.served_model,
-        "started_options": ctx.plain_options,
+        "started_options": ctx.started_options,
     }
     with services.gpu_lease_held(backend=backend.name, fencing=ctx.fencing):
         if backend.state == State.STARTING:
@@ -130,6 +135,7 @@ def _instead(
 ) -> supervisor.Instance:
     """Start a new instance in place of one that failed."""
     logger.warning("%s is started another way: %s", ctx.name, reason)
+    ctx.start_kind = StartKind.COLD
     supervisor.stop(failed, grace=0.5)
     inst = supervisor.new_instance(ctx.home, ctx.name)
     with services.gpu_lease_held(backend=ctx.name, fencing=ctx.fencing):

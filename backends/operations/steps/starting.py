@@ -1,17 +1,18 @@
 """The backend that is to start: spawned, ready, warm, let in."""
 
 import time
-from typing import Final
+from typing import Any, Final
 
 import httpx
 
 from backends import leases, selectors, services, supervisor
 from backends.engines.base import Launch
 from backends.errors import StartFailed
+from backends.launch_spec import Change
 from backends.lifecycle import State
 from backends.models import Backend
 from backends.operations.context import Context
-from backends.operations.steps import attached, gpu_guard
+from backends.operations.steps import attached, gpu_guard, parking
 from backends.operations.steps.spawning import spawn, spawn_plainly
 from backends.words import exit_in_words
 
@@ -20,6 +21,8 @@ POLL_SECONDS: Final = 0.05
 #: Seconds a readiness request may take; while weights load, an engine can be slow to answer.
 _PROBE_TIMEOUT: Final = 2.0
 _LOG_LINES: Final = 400
+#: States in which a change is only configured.
+_OFF: Final = frozenset({State.STOPPED, State.FAILED, State.PARKED})
 
 
 def start(ctx: Context) -> None:
@@ -30,8 +33,13 @@ def start(ctx: Context) -> None:
     launch = ctx.launch
     if selectors.runs_as_asked(backend, launch):
         return
-    gpu_guard.take(ctx, launch)
-    inst = _spawned_before(backend, ctx) or spawn(ctx, launch)
+    begin(ctx)
+    if parking.is_parked(ctx):
+        gpu_guard.take(ctx, launch.gpus)
+        if parking.unparked(ctx):
+            return
+    gpu_guard.take(ctx, launch.gpus)
+    inst = _spawned_before(ctx.backend, ctx) or spawn(ctx, launch)
     ctx.spawned = True
     try:
         _wait_until_ready(ctx, inst, launch)
@@ -40,6 +48,12 @@ def start(ctx: Context) -> None:
         if again is None:
             raise
         _wait_until_ready(ctx, again, launch)
+
+
+def begin(ctx: Context) -> None:
+    """Take the time of a start; one that a runner before this one began is not measured."""
+    if not ctx.resumed:
+        ctx.began = time.monotonic()
 
 
 def _spawned_before(backend: Backend, ctx: Context) -> supervisor.Instance | None:
@@ -106,7 +120,7 @@ def warm(ctx: Context) -> None:
     if ctx.backend.attached:  # its start has loaded the model
         return
     launch = ctx.launch
-    if not launch.warm:
+    if not launch.warm or ctx.warmed:
         return
     _report_warming(ctx)
     try:
@@ -147,12 +161,41 @@ def resume(ctx: Context) -> None:
 def commit(ctx: Context) -> None:
     """Say that the backend is ready and the active one, and keep the options it was started with."""
     backend = ctx.backend
+    if ctx.operation.kind in Context.COMPARED and backend.state in _OFF:
+        services.backend_configure_as(actor=ctx.actor, name=backend.name, options=ctx.changes)
+        return
     if backend.state == State.STARTING:
         version = _version(ctx)
         services.backend_transition(
             actor=ctx.actor, name=backend.name, to=State.READY, version=version
         )
+    elif ctx.operation.kind in Context.COMPARED:
+        _commit_running(ctx)
+    _keep_record(ctx)
     services.options_keep(actor=ctx.actor, name=backend.name, changes=ctx.changes)
+
+
+def _commit_running(ctx: Context) -> None:
+    """Say what an engine that went on running serves now, and which options count from now on."""
+    facts: dict[str, Any] = {"started_options": ctx.started_options}
+    if ctx.change == Change.LOAD:
+        facts["model"] = ctx.launch.served_model
+    services.backend_update(name=ctx.name, **facts)
+    services.backend_undrain(actor=ctx.actor, name=ctx.name)
+
+
+def _keep_record(ctx: Context) -> None:
+    """Record what the start took; one that was resumed says nothing of that."""
+    if ctx.began is None:
+        return
+    services.start_keep(
+        name=ctx.name,
+        kind=ctx.start_kind,
+        model=ctx.backend.model,
+        options=ctx.plain_options,
+        seconds=time.monotonic() - ctx.began,
+    )
+    ctx.began = None
 
 
 def _version(ctx: Context) -> str:

@@ -50,23 +50,17 @@ def _drain(ctx: Context) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def release(ctx: Context) -> None:
-    """Stop the engine: no process left, port free. What still streams is cut, and told so."""
-    if (leaving := ctx.leaving) is not None:
-        release_one(leaving)
-
-
 def release_one(ctx: Context) -> None:
     """Stop the backend of ``ctx``; what still streams from it is cut, and told so."""
     gpu_guard.still_ours(ctx)
     backend = ctx.backend
     if backend.attached:
-        attached.release(ctx, cut=_cut_requests)
+        attached.release(ctx, cut=cut_requests)
         leases.gate_open(backend.name)
         return
     inst = ctx.instance
     services.backend_transition(actor=ctx.actor, name=backend.name, to=State.STOPPING)
-    _cut_requests(backend.name)
+    cut_requests(backend.name)
     ctx.say(f"stopping {ctx.engine.title}", 0.3)
     held = gpu_guard.note(ctx)
     stop_instances(ctx, inst)
@@ -77,7 +71,7 @@ def release_one(ctx: Context) -> None:
     leases.gate_open(backend.name)
 
 
-def _cut_requests(backend: str) -> None:
+def cut_requests(backend: str) -> None:
     """End what is still in flight, and give its holders the time to hear of it.
 
     vLLM that gets TERM with an open stream never ends by itself.

@@ -4,10 +4,10 @@ from typing import Any
 
 from accounts.errors import MhError
 from backends import leases, services
-from backends.errors import OperationLost, StartFailed, StopFailed
+from backends.errors import OperationCancelled, OperationLost, StartFailed, StopFailed
 from backends.lifecycle import State, is_alive, is_serving
 from backends.operations.context import Context
-from backends.operations.steps import attached, gpu_guard
+from backends.operations.steps import attached, gpu_guard, parking
 from backends.operations.steps.starting import commit, start, warm
 from backends.operations.steps.stopping import release_one, stop_instances
 
@@ -46,10 +46,10 @@ def undo_start(ctx: Context, *, failure: str, detail: str, cancelled: bool) -> N
 
 
 def restore(ctx: Context) -> str:
-    """Have the backend that a switch moved away from serve as before.
+    """Have the backend that ran before serve as before.
 
     Returns:
-        A sentence that says so; empty when the switch left none.
+        A sentence that says so; empty when none ran.
 
     Raises:
         StartFailed, StopFailed: it could not be started again.
@@ -58,12 +58,24 @@ def restore(ctx: Context) -> str:
     if old is None:
         return ""
     backend = old.backend
-    if backend.state == State.DRAINING:
+    if parking.may_be_parked(ctx, old):
+        services.backend_transition(actor=old.actor, name=old.name, to=State.PARKED)
+        _start_again(old)
+    elif backend.state == State.DRAINING:
         services.backend_undrain(actor=old.actor, name=old.name)
     elif not is_serving(State(backend.state)):
         _start_again(old)
     leases.gate_open(old.name)
     return f"{old.engine.title} serves {old.backend.model} again."
+
+
+def finish_stop(old: Context) -> None:
+    """End what is half stopped and is not to run again.
+
+    Raises:
+        StopFailed: something of it is still there.
+    """
+    release_one(old)
 
 
 def _start_again(old: Context) -> None:
@@ -78,5 +90,6 @@ def _start_again(old: Context) -> None:
         raise
     except MhError as exc:
         detail = exc.detail if isinstance(exc, StartFailed) else ""
-        undo_start(old, failure=exc.message, detail=detail, cancelled=False)
+        cancelled = isinstance(exc, OperationCancelled)
+        undo_start(old, failure=exc.message, detail=detail, cancelled=cancelled)
         raise

@@ -5,6 +5,18 @@ import { hook, show, tell, write } from "./dom.js";
 import { bytes, duration, NOTHING, secondsSince } from "./format.js";
 import { OperationView } from "./operation.js";
 
+/** The memory of a backend, and of the launcher that waits for its next start. */
+function memory({ memory: own, standby }) {
+  const parts = [];
+  if (own) {
+    parts.push(bytes(own));
+  }
+  if (standby) {
+    parts.push(`${bytes(standby.memory)} on standby`);
+  }
+  return parts.join(" + ") || NOTHING;
+}
+
 export class Card {
   constructor(root, config, { announce }) {
     this.root = root;
@@ -112,7 +124,7 @@ export class Card {
     this.fact("endpoint", entry.endpoint || NOTHING);
     this.fact("version", entry.version || NOTHING);
     this.fact("in_flight", String(entry.in_flight ?? 0));
-    this.fact("memory", entry.memory ? bytes(entry.memory) : NOTHING);
+    this.fact("memory", memory(entry));
     this.fact("uptime", up ? duration(secondsSince(entry.since)) : NOTHING);
     this.operation.tick();
   }

@@ -1,5 +1,6 @@
 """The kill matrix: which kills there are, made from the plans of operations, and how each comes about."""
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -8,9 +9,10 @@ import psutil
 
 from backends.models import OperationKind
 from backends.operations import plans, rollback
-from tests.backends.faults.whole_site import BACKENDS, WholeSite
+from tests.backends.faults.whole_site import BACKENDS, WholeSite, until
 
 When = Literal["before", "after"]
+OPEN: Final = frozenset({"queued", "running"})
 ENGINES: Final = ("engine", "engine child")
 VICTIMS: Final = ("web", "worker", "broker", "keeper", *ENGINES)
 FAILING: Final = "--engine-core --behaviour exit=error"
@@ -50,6 +52,38 @@ def _tidy(site: WholeSite) -> None:
         site.configure(name, arguments=WORKING)
 
 
+def _change_model(site: WholeSite, serving: str) -> dict[str, Any]:
+    served = site.status()["available"][serving]["model"]
+    model = next(each for each in ("fake-model", "other-model") if each != served)
+    return site.ask("model", serving, model=model)
+
+
+def _apply(site: WholeSite, serving: str) -> dict[str, Any]:
+    """Apply options that nothing was started with before."""
+    options = {"arguments": f"{WORKING} --tokens {time.time_ns() % 10**9}"}
+    path = f"/api/llm-backend/{serving}/config"
+    answer = site.client.patch(path, json={"options": options, "apply": True})
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json()["operation"])
+
+
+def _unload(site: WholeSite, serving: str) -> dict[str, Any]:
+    """Let it be idle until the observer asks."""
+    site.configure(serving, idleUnloadSeconds=1)
+
+    def asked() -> dict[str, Any] | None:
+        rows = site.client.get("/api/llm-backend/operations", params={"limit": "1"}).json()
+        row = dict(rows["results"][0])
+        return row if row["kind"] == OperationKind.UNLOAD and row["state"] in OPEN else None
+
+    return dict(until(asked, 15, f"{serving} is idle and is unloaded"))
+
+
+def _tidy_idle(site: WholeSite) -> None:
+    for name in BACKENDS:
+        site.configure(name, idleUnloadSeconds=None)
+
+
 #: Every kind of operation there is; one that is missing fails a test.
 KINDS: Final[dict[str, Kind]] = {
     OperationKind.START: Kind(False, lambda site, name: site.ask("start", name)),
@@ -58,7 +92,13 @@ KINDS: Final[dict[str, Kind]] = {
     OperationKind.SWITCH: Kind(True, lambda site, name: site.ask("switch", other(name))),
     OperationKind.PULL: Kind(True, lambda site, name: site.pull(name, MODEL)),
     OperationKind.DELETE: Kind(True, _delete),
+    OperationKind.CHANGE_MODEL: Kind(True, _change_model),
+    OperationKind.APPLY: Kind(True, _apply, _tidy),
+    OperationKind.UNLOAD: Kind(True, _unload, _tidy_idle),
 }
+#: Steps these engines never take, since they serve one model each: ``test_change_model.py`` loses the
+#: runner in the middle of both.
+ELSEWHERE: Final = frozenset({"load", "unload"})
 #: A switch that fails at its start has one step more.
 ROLLED_BACK: Final = Kind(True, _rolled_back, _tidy)
 
@@ -96,6 +136,7 @@ def cases() -> list[Case]:
         for kind, plan in plans.PLANS.items()
         for step, when, has_engine in points(kind, [plans.step_name(step) for step in plan])
         for victim in VICTIMS
+        if step not in ELSEWHERE
         if has_engine or victim not in {"keeper", *ENGINES}
     ]
     undoing = [Case(OperationKind.SWITCH, rollback.NAME, "after", victim) for victim in VICTIMS]

@@ -115,6 +115,18 @@ class FakeEngine(Engine):
         answer = httpx.post(url, json=body, headers=headers, timeout=timeout, trust_env=False)
         answer.raise_for_status()
 
+    def _behave(self, target, *behaviour):
+        url = target.endpoint + "/_fake/behaviour"
+        with httpx.Client(trust_env=False, timeout=5) as client:
+            client.post(url, json={"behaviour": behaviour}).raise_for_status()
+
+    def park(self, target, *, timeout):
+        """Answer nothing, as an engine asleep. Tests say that it can: ``FakeEngine.capabilities``."""
+        self._behave(target, "silent")
+
+    def unpark(self, target, *, timeout, cancelled=lambda: False):
+        self._behave(target)
+
     def metrics(self, target, *, timeout):
         return Metrics(running=0, waiting=0)
 

@@ -16,7 +16,7 @@ from backends.models import Backend, Lane, Operation, OperationState
 from backends.operations import library
 from backends.operations.runner import run_operations
 from tests.backends.engines.ollama.conftest import MODEL, until
-from tests.backends.engines.ollama.test_operations import ollama, row, run  # noqa: F401 — a fixture
+from tests.backends.engines.ollama.test_operations import row, run
 
 pytestmark = pytest.mark.process
 NEW = "llama3.2:1b"

@@ -1,12 +1,11 @@
 """Start, restart and stop of Ollama as operations, with the real steps, keeper and database."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 from asgiref.sync import async_to_sync
 from django.conf import settings
 from django.db import connections
@@ -19,37 +18,10 @@ from backends.operations.runner import run_operations
 from router.schemas import ChatRequest
 from router.services import chat_complete
 from tests.backends.conftest import FakeBackend
-from tests.backends.engines.ollama.conftest import MODEL, free_port, lives, until
+from tests.backends.engines.ollama.conftest import MODEL, lives, until
 from tests.fakes import fake_ollama
 
 pytestmark = pytest.mark.process
-
-
-@pytest.fixture
-def ollama(
-    transactional_db: None,
-    clean_broker: "redis.Redis",
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> Iterator[Callable[..., Backend]]:
-    def make(*habits: str, **options: Any) -> Backend:
-        store = tmp_path / "models"
-        fake_ollama.add_model(store, MODEL)
-        binary = tmp_path / "program" / "ollama"
-        fake_ollama.make_binary(binary, FAKE_OLLAMA_HABITS=",".join(habits))
-        monkeypatch.setenv("MH_OLLAMA_BIN", str(binary))
-        values = {"defaultModel": MODEL, "modelsDir": str(store), "port": free_port(), **options}
-        return Backend.objects.create(
-            name="ollama",
-            engine="ollama",
-            node=settings.MH_NODE,
-            options=values,
-            state_since=selectors.now(),
-        )
-
-    yield make
-    for inst in supervisor.find(settings.MH_HOME, "ollama"):
-        supervisor.stop(inst, grace=0.2)
 
 
 def run(kind: Callable[..., Operation], actor: Actor, **changes: Any) -> Operation:
@@ -185,7 +157,7 @@ def test_a_switch_to_ollama_and_back_leaves_nothing_of_it(
     ollama: Callable[..., Backend], fake: Callable[..., FakeBackend], owner_actor: Actor
 ) -> None:
     other = fake()
-    ollama()
+    ollama(parking="stop")
     assert run(services.backend_start, owner_actor).state == "succeeded"
     (inst,) = supervisor.find(settings.MH_HOME, "ollama")
     pids = supervisor.tree(inst)

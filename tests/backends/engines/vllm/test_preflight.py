@@ -53,7 +53,9 @@ def test_an_unknown_model_is_told_with_the_known_ones(cache: Path, make_model: M
     make_model(cache / "models" / "mine")
     problem = the_problem(model="a/b")
     assert (problem.option, problem.code) == ("model", "model_not_found")
-    assert problem.message == "The model “a/b” is not on this machine. Models here: mine."
+    assert problem.message == (
+        "The model “a/b” is not on this machine. Models here: mine. Download it: mh vllm pull a/b"
+    )
 
 
 @pytest.mark.usefixtures("installed")
