@@ -243,7 +243,7 @@ def test_a_switch_and_a_restart_count_what_they_release(
     services.backend_start(actor=owner_actor, name="fake", foreground=True)
     old.run()
     held = Machine(total=100, available=0, held={"fake": 50})
-    monkeypatch.setattr(selectors, "machine_now", lambda _node: held)
+    monkeypatch.setattr("backends.selectors.plans.machine_now", lambda _node: held)
     for ask in (services.backend_restart, services.backend_switch):
         name = "fake" if ask is services.backend_restart else "fake2"
         row = ask(actor=owner_actor, name=name, foreground=True)
@@ -258,7 +258,9 @@ def test_what_is_unknown_or_only_likely_is_tried(
 ) -> None:
     backend = fake()
     needs(fake_model=replace(LITTLE, other=100, other_least=5))
-    monkeypatch.setattr(selectors, "machine_now", lambda _node: Machine(total=100, available=50))
+    monkeypatch.setattr(
+        "backends.selectors.plans.machine_now", lambda _node: Machine(total=100, available=50)
+    )
     assert selectors.plan_of(
         backend.row,
         selectors.backend_options(backend.row),

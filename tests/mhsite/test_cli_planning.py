@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from django.conf import settings
 
-from backends import selectors
 from backends.models import Backend
 from backends.planning import Gpu, Machine
 from mhsite import cli
@@ -38,7 +37,7 @@ def qwen(
     def of_size(gib: float) -> None:
         card = Gpu(index=0, name="GPU", total=round(gib * GIB), used=0)
         machine = Machine(gpus=(card,), total=64 * GIB, available=60 * GIB)
-        monkeypatch.setattr(selectors, "machine_now", lambda _node: machine)
+        monkeypatch.setattr("backends.selectors.plans.machine_now", lambda _node: machine)
 
     return of_size
 
