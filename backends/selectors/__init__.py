@@ -24,6 +24,18 @@ from backends.selectors.options import (
     runs_as_asked,
     standby_wanted,
 )
+from backends.selectors.overview import (
+    candidates,
+    detect,
+    detect_for,
+    detection_now,
+    frame_for,
+    server_facts,
+    startup,
+    status,
+    status_for,
+    why_not_installed,
+)
 from backends.selectors.plans import backend_plan, machine_now, plan_of
 from backends.selectors.rows import (
     active_backend,
@@ -50,18 +62,6 @@ from backends.selectors.serving import (
     serving_target,
     serving_targets,
     waits,
-)
-from backends.selectors.status import (
-    candidates,
-    detect,
-    detect_for,
-    detection_now,
-    frame_for,
-    server_facts,
-    startup,
-    status,
-    status_for,
-    why_not_installed,
 )
 
 __all__ = [

@@ -149,7 +149,7 @@ def test_a_failure_shows_the_engines_line_to_its_operators_only(
     client: Client, owner: User, guest: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = {"installed": True, "installing": None, "version": "0.32.0", "reason": ""}
-    monkeypatch.setattr("backends.selectors.status.detection_now", lambda _row: found)
+    monkeypatch.setattr("backends.selectors.overview.detection_now", lambda _row: found)
     Backend.objects.filter(name="vllm").update(
         state=State.FAILED, failure="vLLM ended suddenly.", failure_detail="ValueError: <b>no</b>"
     )

@@ -243,7 +243,7 @@ def test_a_switch_and_a_restart_count_what_they_release(
     services.backend_start(actor=owner_actor, name="fake", foreground=True)
     old.run()
     held = Machine(total=100, available=0, held={"fake": 50})
-    monkeypatch.setattr("backends.selectors.plans.machine_now", lambda _node: held)
+    monkeypatch.setattr(selectors, "machine_now", lambda _node: held)
     for ask in (services.backend_restart, services.backend_switch):
         name = "fake" if ask is services.backend_restart else "fake2"
         row = ask(actor=owner_actor, name=name, foreground=True)
