@@ -21,7 +21,7 @@ from accounts.errors import MhError
 from audit.models import Category, Level, Outcome
 from audit.services import event_record
 from backends import bus, choice, selectors, services, watching
-from backends.models import OPEN_OPERATION_STATES, Operation, OperationState
+from backends.models import OPEN_OPERATION_STATES, Lane, Operation, OperationState
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def _advance(progress: _Progress) -> None:
 def _was_chosen_since(boot: str) -> bool:
     """Say whether somebody has asked for something since the site came up, or the site is at it still."""
     began = datetime.fromtimestamp(float(boot.partition("-")[0]), tz=UTC)
-    rows = Operation.objects.filter(node=settings.MH_NODE)
+    rows = Operation.objects.filter(node=settings.MH_NODE, lane=Lane.GPU)
     return (
         rows.filter(created_at__gte=began).exists()
         or rows.filter(state__in=OPEN_OPERATION_STATES).exists()
@@ -144,7 +144,7 @@ def _after_operation(progress: _Progress) -> None:
     if not gave_up or selectors.startup()["behavior"] != choice.FALLBACK:
         progress.done = True
         return
-    later = Operation.objects.filter(node=row.node, created_at__gt=row.created_at)
+    later = Operation.objects.filter(node=row.node, lane=Lane.GPU, created_at__gt=row.created_at)
     if later.exists():  # somebody has seen to it
         progress.done = True
         return

@@ -15,7 +15,7 @@ import psutil
 from django.conf import settings
 
 from accounts.errors import MhError
-from backends import ports, selectors, supervisor, systemd
+from backends import gpu, ports, selectors, supervisor, systemd
 from backends.engines.base import Engine, Launch, Target
 from backends.models import Backend
 
@@ -130,6 +130,14 @@ def _unit(engine: Engine, pid: int | None) -> systemd.Unit | None:
 def _unit_of(pid: int, began: float, units: tuple[str, ...], name: str) -> systemd.Unit | None:  # noqa: ARG001 — a pid can come again
     """Ask once per process: ``systemctl`` is a program to run."""
     return systemd.unit_of(pid, names=units, word=name)
+
+
+def gpus_of(backend: Backend, options: Any) -> tuple[int, ...]:
+    """Return the GPUs a server may be on: as ours would be, else those configured, else all there are."""
+    try:
+        return tuple(selectors.backend_engine(backend).launch(options).gpus)
+    except MhError:  # its program is not on this machine
+        return tuple(options.gpus or (card.index for card in gpu.gpus()))
 
 
 def can_unload(engine: Engine) -> bool:

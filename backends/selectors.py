@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any, cast
 
 from django.conf import settings
-from django.db.models import F, QuerySet
+from django.db.models import F, Q, QuerySet
 
 from accounts.actors import Actor
 from accounts.errors import MhError
@@ -83,6 +83,8 @@ class ServingTarget:
     active: bool = False
     #: Which start of the engine, with which model: a lease is taken for this and nothing else.
     token: str = ""
+    #: Names it answers to beside its model: adapters.
+    also: tuple[str, ...] = ()
 
 
 def _iso(moment: datetime | None) -> str | None:
@@ -365,9 +367,23 @@ def waits() -> list[Wait]:
     ).select_related("backend")
     found = {row.backend_id: _coming(row) for row in coming if row.backend in rows}
     for row in rows:
-        if row.name not in found and backend_options(row).onDemandStart:
+        if row.name not in found and comes_on_demand(row):
             found[row.name] = _on_demand(row)
     return list(found.values())
+
+
+def comes_on_demand(row: Backend) -> bool:
+    """Return whether a chat that needs ``row`` may have it started: its owner said so, or it only rests.
+
+    One that gave its memory back because it was idle was not turned off by anybody.
+    """
+    if backend_options(row).onDemandStart:
+        return True
+    last = Operation.objects.filter(
+        Q(backend=row) | Q(from_backend=row.name), lane=Lane.GPU, state=OperationState.SUCCEEDED
+    ).first()
+    rests = State(row.state) in {State.PARKED, State.STOPPED}
+    return rests and last is not None and last.kind == OperationKind.UNLOAD
 
 
 def _coming(row: Operation) -> Wait:
@@ -453,7 +469,12 @@ def serving_targets() -> list[ServingTarget]:
     active = _active_of(rows)
     found = [
         ServingTarget(
-            row.name, row.engine, backend_target(row), row is active, token=backend_token(row)
+            row.name,
+            row.engine,
+            backend_target(row),
+            row is active,
+            token=backend_token(row),
+            also=backend_engine(row).also_serves(row.started_options or {}),
         )
         for row in rows
         if lifecycle.is_serving(State(row.state))
@@ -649,7 +670,7 @@ def _available(row: Backend, snapshot: dict[str, Any]) -> AvailablePayload:
         memory=seen.get("memory"),
         standby=seen.get("standby"),
         metrics=seen.get("metrics") or {},
-        reason=found["reason"],
+        reason="" if _is_up(row) else found["reason"],  # one that others run need not be installed
         failure=row.failure,
     )
 

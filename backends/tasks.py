@@ -13,8 +13,10 @@ from celery.signals import worker_ready, worker_shutting_down
 from django.conf import settings
 from django.db import DatabaseError, connections
 
+from accounts.errors import MhError
 from backends import bus
 from backends.models import Lane
+from backends.operations import library
 from backends.operations.runner import has_work, run_operations
 
 logger = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ def _on_shutdown(**_: Any) -> None:
 
 def _pulse() -> None:
     """Say once a second that this worker lives, and pick up what waits in every lane."""
+    _clear_away()
     while not _stopping.is_set():
         bus.worker_beat(settings.MH_NODE)
         try:
@@ -53,6 +56,16 @@ def _pulse() -> None:
         finally:
             connections.close_all()
         _stopping.wait(1.0)
+
+
+def _clear_away() -> None:
+    """End the servers for the moment that a worker before this one has left."""
+    try:
+        library.clear_away_all(settings.MH_NODE)
+    except (DatabaseError, MhError) as exc:
+        logger.warning("leftovers of downloads: %s", exc)
+    finally:
+        connections.close_all()
 
 
 def _run_beside(node: str, lane: Lane) -> None:

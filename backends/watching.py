@@ -10,11 +10,12 @@ import httpx
 import psutil
 from django.conf import settings
 
+from accounts.actors import Actor
 from accounts.errors import MhError
 from backends import foreign, leases, lifecycle, selectors, services, supervisor
 from backends.foreign import Server
 from backends.lifecycle import State
-from backends.models import OPEN_OPERATION_STATES, Backend, Operation
+from backends.models import OPEN_OPERATION_STATES, Backend, Lane, Operation
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,17 @@ def take_up(row: Backend, *, adopt: bool = True) -> Server | None:
         return server
     if services.backend_attach(name=row.name, message=_found_words(row, server), **facts):
         leases.gate_open(row.name)
+        _take_gpus(row)
     return server
+
+
+def _take_gpus(row: Backend) -> None:
+    """Note that its GPUs are taken; where two engines are on one by now, that cannot be helped."""
+    numbers = foreign.gpus_of(row, selectors.backend_options(row))
+    try:
+        services.gpu_lease_take(actor=Actor.system(), backend=row.name, gpus=numbers)
+    except MhError as exc:
+        logger.warning("%s is attached, and %s", row.name, exc.message)
 
 
 def take_up_all(*, adopt: bool = True) -> None:
@@ -190,9 +201,11 @@ class Watcher:
     def _let_go(self, row: Backend, why: str) -> None:
         if services.backend_detach(name=row.name, message=why):
             leases.cut(row.name)
+            services.gpu_lease_release(actor=Actor.system(), backend=row.name)
         self._forget(row.name)
 
 
 def _is_busy(name: str) -> bool:
     """Look again, just before a state is moved, whether an operation is about to."""
-    return Operation.objects.filter(backend_id=name, state__in=OPEN_OPERATION_STATES).exists()
+    rows = Operation.objects.filter(backend_id=name, lane=Lane.GPU)
+    return rows.filter(state__in=OPEN_OPERATION_STATES).exists()

@@ -36,6 +36,12 @@ class Serving:
 
     backend: str
     model: str
+    #: Names it serves beside that one: adapters of the model.
+    also: tuple[str, ...] = ()
+
+    def serves(self, model: str) -> bool:
+        """Say whether it answers to ``model``."""
+        return model == self.model or model in self.also
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +167,7 @@ def _by_role(role: str, registry: Registry, engines: Engines) -> Route:
 
 def _by_entry(entry: Entry, engines: Engines, *, role: str | None = None) -> Route:
     serving = _serving_for(entry, engines)
-    if entry.model and entry.model != serving.model:
+    if entry.model and not serving.serves(entry.model):
         raise NoRoute(
             f"{entry.id} needs the model {entry.model!r}, and {serving.backend} serves"
             f" {serving.model!r}.",
@@ -171,7 +177,7 @@ def _by_entry(entry: Entry, engines: Engines, *, role: str | None = None) -> Rou
     return Route(
         provider=entry.provider,
         backend=serving.backend,
-        model=serving.model,
+        model=entry.model or serving.model,
         options=entry.options,
         entry=entry.id,
         role=role,
@@ -210,7 +216,7 @@ def _serving_for(entry: Entry, engines: Engines) -> Serving:
 
 def _by_served_name(model: str, registry: Registry, engines: Engines) -> Route:
     for serving in engines.serving:
-        if serving.model == model:
+        if serving.serves(model):
             return Route(provider=serving.backend, backend=serving.backend, model=model)
     coming = next((wait for wait in engines.waits if wait.model == model), None)
     if coming is not None or not engines.serving:
@@ -229,5 +235,7 @@ def _by_served_name(model: str, registry: Registry, engines: Engines) -> Route:
 
 def names(registry: Registry, engines: Engines) -> list[str]:
     """Return every name ``model`` may have: served models, registry ids, roles."""
-    served = dict.fromkeys(serving.model for serving in engines.serving if serving.model)
+    served = dict.fromkeys(
+        model for serving in engines.serving for model in (serving.model, *serving.also) if model
+    )
     return [*served, *registry.entries, *(f"{ROLE_PREFIX}{role}" for role in registry.roles)]

@@ -92,7 +92,10 @@ def _registry_part(role: str | None, model: str | None) -> Registry:
 
 
 def _engines(targets: Mapping[str, backends.ServingTarget]) -> Engines:
-    serving = {name: Serving(name, found.target.served_model) for name, found in targets.items()}
+    serving = {
+        name: Serving(name, found.target.served_model, found.also)
+        for name, found in targets.items()
+    }
     active = next((serving[name] for name, found in targets.items() if found.active), None)
     return Engines(serving=tuple(serving.values()), active=active)
 
@@ -120,7 +123,11 @@ def _engines_explained(targets: Mapping[str, backends.ServingTarget]) -> Engines
 def model_cards() -> list[ModelCard]:
     """Return every name a request may ask for: served models, registry ids, roles."""
     targets = {target.backend: target for target in backends.serving_targets()}
-    owners = {found.target.served_model: found.backend for found in targets.values()}
+    owners = {
+        model: found.backend
+        for found in targets.values()
+        for model in (found.target.served_model, *found.also)
+    }
     return [
         ModelCard(id=name, object="model", created=0, owned_by=owners.get(name, "mh"))
         for name in names(registry(), _engines(targets))

@@ -132,6 +132,12 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
+def test_every_page_is_in_the_index() -> None:
+    index = (DOCS / "README.md").read_text()
+    pages = [page.relative_to(DOCS) for page in DOCS.rglob("*.md") if page.parent != DOCS]
+    assert [str(page) for page in pages if f"({page})" not in index] == []
+
+
 def test_the_schema_of_the_backends_file_is_made_from_the_options() -> None:
     kept = json.loads((ROOT / "etc" / "schemas" / "llm-backend.json").read_text())
     made = json.loads(json.dumps(llm_backend_schema()))

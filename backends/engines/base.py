@@ -427,6 +427,14 @@ class Engine(ABC):
         does; one that answers at once need not.
         """
 
+    def also_serves(self, options: Mapping[str, Any]) -> tuple[str, ...]:  # noqa: ARG002
+        """Return the names an engine started with ``options`` answers to beside its model.
+
+        ``options`` as they are stored: not validated, and only those that differ from the defaults.
+        Called for every chat, so it looks at nothing else.
+        """
+        return ()
+
     def metrics(self, target: Target, *, timeout: float) -> Metrics:  # noqa: ARG002
         """Return the running engine's gauges. Engines without any keep this default."""
         return Metrics()

@@ -4,6 +4,7 @@ import contextlib
 import socket
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Final
 
 import httpx
@@ -12,11 +13,13 @@ from django.conf import settings
 from backends import selectors, supervisor
 from backends.engines.base import Engine, Target
 from backends.errors import BackendNotRunning
-from backends.models import Backend
+from backends.models import Backend, Lane, Operation, OperationState
 
 POLL_SECONDS: Final = 0.05
 _PROBE_TIMEOUT: Final = 2.0
 _LOG_LINES: Final = 200
+#: Seconds without a heartbeat after which nobody is at work on an operation.
+_SILENT_SECONDS: Final = 5.0
 
 
 def nothing() -> None:
@@ -78,6 +81,17 @@ def clear_away(backend: Backend) -> None:
         supervisor.stop(stray, grace=1.0)
 
 
+def clear_away_all(node: str) -> None:
+    """Do so for every backend of ``node``, unless somebody is about it now."""
+    recent = selectors.now() - timedelta(seconds=_SILENT_SECONDS)
+    busy = Operation.objects.filter(
+        node=node, lane=Lane.MODELS, state=OperationState.RUNNING, heartbeat_at__gt=recent
+    )
+    if not busy.exists():
+        for backend in selectors.backend_list():
+            clear_away(backend)
+
+
 @contextlib.contextmanager
 def _for_the_moment(
     backend: Backend, engine: Engine, checkpoint: Callable[[], object]
@@ -100,7 +114,8 @@ def _for_the_moment(
             supervisor.wait_exit(inst, POLL_SECONDS)
         yield target
     finally:
-        supervisor.stop(inst, grace=launch.stop_timeout)
+        # It holds nothing that an end could harm.
+        supervisor.stop(inst, grace=min(2.0, launch.stop_timeout))
         supervisor.prune(settings.MH_HOME, _name(backend), keep=2)
 
 

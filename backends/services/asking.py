@@ -158,7 +158,7 @@ def backend_on_demand(
 
 def _demand_check(backend: Backend, since: datetime) -> None:
     title = selectors.backend_engine(backend).title
-    if not selectors.backend_options(backend).onDemandStart:
+    if not selectors.comes_on_demand(backend):
         msg = f"{title} is not running. Start it with: mh {backend.name} start"
         raise BackendNotRunning(msg)
     failed = Operation.objects.filter(

@@ -23,7 +23,15 @@ def backend_attach(
         Whether this call did it; False when the backend was in no state for it by then.
     """
     facts = {"endpoint": endpoint, "model": model, "version": version}
-    return _found("backend.attached", name, message, attached=True, instance_id="", **facts)
+    return _found(
+        "backend.attached",
+        name,
+        message,
+        attached=True,
+        instance_id="",
+        started_options=None,
+        **facts,
+    )
 
 
 def backend_adopt(*, name: str, endpoint: str, model: str, version: str, instance_id: str) -> bool:

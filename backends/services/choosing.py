@@ -14,6 +14,7 @@ from backends.errors import EngineNotInstalled, InvalidOptions
 from backends.models import (
     OPEN_OPERATION_STATES,
     Backend,
+    Lane,
     Operation,
     OperationKind,
     OperationState,
@@ -74,7 +75,9 @@ def _activate(actor: Actor, backend: Backend) -> Operation | None:
     """Have a backend that runs be the active one; None while an operation is about to change it."""
     with transaction.atomic():
         backend = Backend.objects.select_for_update().get(pk=backend.pk)
-        busy = Operation.objects.filter(backend=backend, state__in=OPEN_OPERATION_STATES)
+        busy = Operation.objects.filter(
+            backend=backend, lane=Lane.GPU, state__in=OPEN_OPERATION_STATES
+        )
         if busy.exists() or not selectors.backend_is_running(backend):
             return None
         now = selectors.now()

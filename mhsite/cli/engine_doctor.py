@@ -86,7 +86,25 @@ def _start(backend: Any, engine: Any) -> Iterator[Finding]:
         yield Finding("model", True, f"{model} is here")
     if not problems:
         yield Finding("options", True, "a start would go ahead")
+        yield _fits(backend)
     yield _port(backend, options)
+
+
+def _fits(backend: Any) -> Finding:
+    """Say whether there is memory for a start, by the plan."""
+    from accounts.errors import MhError
+    from backends import selectors
+    from backends.planning import Verdict
+
+    if selectors.backend_is_alive(backend):
+        return Finding("fits", True, "it is in memory")
+    try:
+        found = selectors.backend_plan(backend.name, None, {})
+    except MhError as exc:
+        return Finding("fits", False, exc.message)
+    if found.verdict == Verdict.DOES_NOT_FIT:
+        return Finding("fits", False, f"{found.because} See: mh {backend.name} plan")
+    return Finding("fits", True, found.because)
 
 
 def _port(backend: Any, options: Any) -> Finding:

@@ -172,12 +172,16 @@ def _left(payload: "OperationPayload") -> str:
 
 
 class _LinesNowAndThen:
+    """Says a new step at once, and within a step how far it is every few seconds."""
+
     def __init__(self) -> None:
-        self._said = ""
+        self._said = self._step = ""
         self._next = 0.0
 
     def __call__(self, payload: "OperationPayload") -> None:
-        phrase = step_phrase(payload)
-        if phrase != self._said and time.monotonic() >= self._next:
-            self._said, self._next = phrase, time.monotonic() + _LINE_SECONDS
+        phrase, step = step_phrase(payload), payload["step"] or payload["state"]
+        due = step != self._step or time.monotonic() >= self._next
+        if due and phrase != self._said:
+            self._said, self._step = phrase, step
+            self._next = time.monotonic() + _LINE_SECONDS
             typer.echo(phrase, err=True)

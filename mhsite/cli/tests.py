@@ -14,6 +14,8 @@ from mhsite.home import REPOSITORY
 
 #: pytest found nothing to run: no failure of a run that selects by marker.
 NOTHING_COLLECTED: Final = 5
+#: Parts of whole sites are killed; they take turns on two of them, and whoever is free takes the next case.
+FAULTS: Final = ("-n", "2", "--dist", "worksteal", "-m", "faults")
 CHROMIUM: Final = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -21,16 +23,19 @@ def run_tests(arguments: Sequence[str], *, quiet: bool) -> dict[str, int]:
     """Install what is missing, run pytest, and return the exit status of each run.
 
     Args:
-        arguments: for one pytest run instead of all.
+        arguments: for one pytest run instead of all; ``-m faults`` alone is run as among all.
         quiet: send pytest's output to standard error.
     """
     _require_pytest()
+    if tuple(arguments) == FAULTS[-2:]:
+        return {"faults": _pytest(FAULTS, quiet=quiet)}
     if arguments:
         return {"pytest": _pytest(arguments, quiet=quiet)}
     results = {"install": _install(quiet=quiet)}
     # By file: those that share a running site share its one start, too.
-    unit = ("-n", "2", "--dist", "loadfile", "-m", "not engine and not browser")
+    unit = ("-n", "2", "--dist", "loadfile", "-m", "not engine and not browser and not faults")
     results["unit"] = _pytest(unit, quiet=quiet)
+    results["faults"] = _pytest(FAULTS, quiet=quiet)
     ends = _pytest(("-m", "engine or browser"), quiet=quiet)
     results["end to end"] = 0 if ends == NOTHING_COLLECTED else ends
     return results

@@ -50,7 +50,7 @@ if unit["refuses"]:
     sys.exit(1)
 if verb == "start" and not unit["pid"]:
     made = subprocess.Popen(unit["argv"], env=unit["env"], stdin=-3, stdout=-3, stderr=-3, start_new_session=True)
-    unit["pid"] = made.pid
+    unit["pid"] = unit["made"] = made.pid
 if verb == "stop" and unit["pid"]:
     os.kill(unit["pid"], signal.SIGTERM)
     deadline = time.monotonic() + 20
@@ -170,7 +170,7 @@ class Systemd:
 
     def end(self) -> None:
         for path in self.folder.glob("*.json"):
-            pid = json.loads(path.read_text())["pid"]
+            pid = json.loads(path.read_text()).get("made")  # and none that a test only names
             if pid and psutil.pid_exists(pid):
                 for process in [*psutil.Process(pid).children(recursive=True), psutil.Process(pid)]:
                     process.kill()

@@ -268,6 +268,27 @@ async def test_without_leave_a_stopped_backend_stays_stopped(fake: Make, visitor
     assert await in_thread(Operation.objects.count) == 0
 
 
+async def test_one_that_only_rests_comes_back_with_the_next_chat_and_one_turned_off_does_not(
+    two: Callable[..., Any], visitor: Actor, owner_actor: Actor
+) -> None:
+    old, _ = await in_thread(two)
+    rest = await in_thread(
+        services.backend_unload, actor=Actor.system(), name="fake", foreground=True
+    )
+    await in_thread(old.run)
+    assert (await in_thread(ended, rest)).state == OperationState.SUCCEEDED
+    async with worker():
+        events = await ask(visitor)
+        assert events[-1]["type"] == "done"
+        stop = await in_thread(
+            services.backend_stop, actor=owner_actor, name="fake", foreground=True
+        )
+        await in_thread(selectors.operation_wait, str(stop.pk), 20)
+        with pytest.raises(MhError) as caught:
+            await ask(visitor)
+    assert caught.value.code == "backend_not_running"
+
+
 async def test_many_chats_for_a_stopped_backend_start_it_once(fake: Make, visitor: Actor) -> None:
     await in_thread(fake, onDemandStart=True)
     async with worker():

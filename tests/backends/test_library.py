@@ -24,20 +24,18 @@ from backends.models import Backend, Operation, OperationState
 from backends.operations.runner import run_operations
 from tests.fakes.fake_hub import MODEL, TOKEN, FakeHub, Habits, model_files
 
+pytestmark = pytest.mark.usefixtures("transactional_db", "clean_broker")
 ROOT = "/api/llm-backend"
 
 
 @pytest.fixture
 def vllm(
-    request: pytest.FixtureRequest,
     hub: FakeHub,
     settings: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Backend:
     """vLLM, not even installed; its cache is empty."""
-    for name in ("transactional_db", "clean_broker"):
-        request.getfixturevalue(name)
     settings.MH_CACHE, settings.MH_MODELS_DIRS = tmp_path / "cache", [tmp_path / "theirs"]
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "MH_VLLM_PYTHON"):
         monkeypatch.delenv(name, raising=False)

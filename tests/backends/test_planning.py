@@ -452,6 +452,18 @@ def test_vllm_casts_and_packs_weights_as_it_loads_them(
     assert vllm("m", **options).weights == expected
 
 
+def test_vllms_other_memory_options_count(models: Path) -> None:
+    write_model(models / "m", "Llama-3.1-8B-Instruct", 1_000_000)
+    found = vllm(
+        "m", maxModelLen="auto", kvCacheMemoryGiB=4, pipelineParallelSize=2, cpuOffloadGiB=3,
+        maxNumBatchedTokens=4096, gpus=(2, 3),
+    )  # fmt: skip
+    assert (found.reserved, found.offloaded) == (4 * GIB, 3 * GIB)
+    assert (found.pipeline_parallel, found.gpus, found.in_flight) == (2, (2, 3), 4096)
+    assert found.context_least == 512
+    assert found.memory_options <= set(VllmOptions.model_fields), "no name of an option that is not"
+
+
 def test_vllm_on_cpu_sets_the_cache_aside(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvidia, "gpu_count", lambda: 0)
     write_model(models / "m", "Llama-3.1-8B-Instruct", 1_000_000)

@@ -70,6 +70,8 @@ in ``<file>.held/<pid>-<gpu>`` how many bytes it holds: ``--gpu-mib`` (0: nothin
 ``--gpus`` (0), a tenth of it asleep. How long it is still seen after a process's end, NVML's own file says.
 """
 
+from __future__ import annotations
+
 import argparse
 import asyncio
 import contextlib
@@ -84,9 +86,10 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from aiohttp import web
+if TYPE_CHECKING:
+    from aiohttp import web  # noqa: TC004 — at run time by ``import_web``
 
 VERSION = "0.32.0+fake"
 
@@ -244,7 +247,6 @@ class FakeVllm:
         app.router.add_post("/_fake/behaviour", self._behave)
         return app
 
-    @web.middleware
     async def _guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
         key = self.arguments.api_key or os.environ.get("VLLM_API_KEY")
         given = request.headers.get("Authorization", "")
@@ -255,6 +257,8 @@ class FakeVllm:
         except web.HTTPException as exc:
             return web.json_response({"detail": exc.reason}, status=exc.status)
         return response
+
+    _guard.__middleware_version__ = 1  # type: ignore[attr-defined]  # as ``web.middleware`` does
 
     async def _health(self, _request: web.Request) -> web.Response:
         return web.Response(status=503 if self.dead or self.behaviour.has("unhealthy") else 200)
@@ -443,7 +447,7 @@ class FakeVllm:
         finally:
             self.counts.running -= 1
 
-    async def _whole(self, answer: "Answer") -> web.Response:
+    async def _whole(self, answer: Answer) -> web.Response:
         with contextlib.suppress(DiedError):
             async for _ in answer.words():
                 pass
@@ -452,7 +456,7 @@ class FakeVllm:
             return error(500, "EngineCore encountered an issue.", "InternalServerError")
         return web.json_response(answer.whole())
 
-    async def _stream(self, request: web.Request, answer: "Answer") -> web.StreamResponse:
+    async def _stream(self, request: web.Request, answer: Answer) -> web.StreamResponse:
         response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream; charset=utf-8"},
         )
@@ -494,6 +498,8 @@ class FakeVllm:
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.stopping.set)
         case = self.behaviour.text("exit", "error") if self.behaviour.has("exit") else ""
         steps = PROGRESS[:4] if case else PROGRESS
+        if not case:
+            import_web()
         for index, line in enumerate(steps):
             source = "EngineCore" if index in {2, 3, 4, 5} else "APIServer"
             text = line.format(
@@ -895,6 +901,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--gpus", default="0", help="numbers of the GPUs it is held on")
     parser.add_argument("--engine-core", action="store_true", help="run a child VLLM::EngineCore")
     return parser.parse_known_args(argv)[0]
+
+
+def import_web() -> None:
+    """Import what serves, which takes longer than a bad start does."""
+    import aiohttp.web
+
+    globals()["web"] = aiohttp.web
 
 
 def main() -> int:

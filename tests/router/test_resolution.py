@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from router.errors import NoRoute, UnknownRoute
-from router.resolution import Engines, Entry, Registry, Route, Serving, resolve
+from router.resolution import Engines, Entry, Registry, Route, Serving, names, resolve
 
 VLLM = Serving("vllm", "qwen")
 RUNNING = Engines(serving=(VLLM,), active=VLLM, backends=("vllm", "ollama"))
@@ -83,3 +83,14 @@ def test_an_unknown_name_says_what_there_is() -> None:
         route(model="gpt-9")
     with pytest.raises(UnknownRoute, match="Roles here: persona, coder"):
         route(role="chef")
+
+
+def test_an_adapter_is_asked_for_by_its_own_name() -> None:
+    engine = replace(VLLM, also=("sql", "law"))
+    engines = replace(RUNNING, serving=(engine,), active=engine)
+    assert route(engines, model="sql") == Route("vllm", "vllm", "sql")
+    entry = Entry("local.sql", "vllm", "sql")
+    registry = Registry(entries={entry.id: entry}, roles={"coder": [entry.id]})
+    assert resolve(registry=registry, engines=engines, role="coder").model == "sql"
+    assert names(registry, engines)[:3] == ["qwen", "sql", "law"]
+    assert route(engines).model == "qwen"

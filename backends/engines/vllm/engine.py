@@ -1,7 +1,7 @@
 """The vLLM plugin: each method hands over to the module that knows."""
 
-from collections.abc import Callable, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 from backends.engines.base import (
     Cancelled,
@@ -31,6 +31,7 @@ from backends.engines.vllm import (
     installation,
     library,
     log,
+    lora,
     preflight,
     running,
     sleep,
@@ -97,6 +98,10 @@ class VllmEngine(Engine):
     def is_healthy(self, target: Target, *, timeout: float) -> bool:
         """Ask ``/health``."""
         return client.is_healthy(target, timeout)
+
+    def also_serves(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the names of its LoRA modules."""
+        return lora.names(options)
 
     def loaded_model(self, target: Target, *, timeout: float) -> str | None:
         """Return the first model of ``/v1/models``."""

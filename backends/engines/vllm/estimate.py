@@ -38,7 +38,7 @@ GRAPH_BYTES: Final = 500 * MIB
 #: No CUDA process has been seen to take less.
 CUDA_LEAST: Final = 200 * MIB
 #: API server, engine core and one worker without weights and cache: measured, docs/explanation/plan.md.
-CPU_BYTES: Final = 2100 * MIB
+CPU_BYTES: Final = 1700 * MIB
 CPU_LEAST: Final = 600 * MIB
 
 _CAST: Final = {"float": 32, "float32": 32}
@@ -87,12 +87,12 @@ def estimate(options: VllmOptions) -> Estimate:
         cache=cache_of(config),
         cache_format=_cache_format(options),
         context=max_model_len(options, path),
-        context_least=CONTEXT_LEAST if _said(options, "maxModelLen", 0) == "auto" else None,
+        context_least=CONTEXT_LEAST if options.maxModelLen == "auto" else None,
         context_max=config.max_length,
-        in_flight=_said(options, "maxNumBatchedTokens", STEP_TOKENS),
+        in_flight=options.maxNumBatchedTokens or STEP_TOKENS,
         attention_heads=config.attention_heads,
         tensor_parallel=options.tensorParallelSize,
-        pipeline_parallel=_said(options, "pipelineParallelSize", 1),
+        pipeline_parallel=options.pipelineParallelSize,
         gpus=options.gpus,
         memory_options=MEMORY_OPTIONS,
         **(_on_cpu(options, path) if on_cpu else _on_gpu(options, config)),
@@ -104,12 +104,6 @@ def _build() -> str:
         return find().build
     except NotFoundError:
         return build_for_this_machine()
-
-
-def _said(options: VllmOptions, name: str, otherwise: Any) -> Any:
-    """Return an option that not every version of ``VllmOptions`` has."""
-    value = getattr(options, name, None)
-    return otherwise if value is None else value
 
 
 def _on_cpu(options: VllmOptions, path: Path) -> dict[str, Any]:
@@ -126,12 +120,12 @@ def _on_cpu(options: VllmOptions, path: Path) -> dict[str, Any]:
 
 def _on_gpu(options: VllmOptions, config: Config) -> dict[str, Any]:
     graphs = 0 if options.enforceEager else GRAPH_BYTES
-    cache = _said(options, "kvCacheMemoryGiB", None)
+    cache = options.kvCacheMemoryGiB
     return {
         "device": "gpu",
         "share": options.gpuMemoryUtilization,
         "reserved": None if cache is None else round(cache * GIB),
-        "offloaded": round(_said(options, "cpuOffloadGiB", 0) * GIB),
+        "offloaded": round(options.cpuOffloadGiB * GIB),
         "other": CUDA_BYTES + graphs + step_bytes(config, options),
         "other_least": CUDA_LEAST,
         "levers": Levers(
@@ -139,7 +133,7 @@ def _on_gpu(options: VllmOptions, config: Config) -> dict[str, Any]:
             share="gpuMemoryUtilization",
             tensor_parallel="tensorParallelSize",
             cache_format=("kvCacheDtype", "fp8"),
-            offload="cpuOffloadGiB" if "cpuOffloadGiB" in type(options).model_fields else "",
+            offload="cpuOffloadGiB",
             smaller_weights=_SMALLER,
         ),
     }
@@ -153,8 +147,8 @@ def step_bytes(config: Config, options: VllmOptions) -> int:
     """
     hidden = _number(config, "hidden_size")
     widest = max(_number(config, "intermediate_size"), _number(config, "moe_intermediate_size"))
-    tokens = _said(options, "maxNumBatchedTokens", STEP_TOKENS)
-    requests = _said(options, "maxNumSeqs", REQUESTS)
+    tokens = options.maxNumBatchedTokens or STEP_TOKENS
+    requests = options.maxNumSeqs or REQUESTS
     rows = tokens * 2 * (6 * hidden + 2 * widest // options.tensorParallelSize)
     return int(rows + requests * 4 * 3 * _number(config, "vocab_size"))
 

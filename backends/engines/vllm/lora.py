@@ -1,7 +1,7 @@
 """LoRA adapters: where they are, what they need, and why one cannot be served."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -19,6 +19,15 @@ _WEIGHTS: Final = ("adapter_model.safetensors", "adapter_model.bin", "adapter_mo
 def folder(module: LoraModule, places: Places) -> Path | None:
     """Return the folder of an adapter, or None if it is not on this machine."""
     return resolve(module.path, places)
+
+
+def names(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the adapters in options as they are stored."""
+    modules = options.get("loraModules")
+    if not isinstance(modules, list | tuple):
+        return ()
+    found = (module.get("name") for module in modules if isinstance(module, Mapping))
+    return tuple(name for name in found if isinstance(name, str))
 
 
 def wanted(options: VllmOptions) -> bool:

@@ -31,6 +31,10 @@ _NEED_CONFIG: Final[dict[str, tuple[str, ...]]] = {
     "quark": (),
 }
 
+#: Packings that are common, and that this release no longer reads (or never did).
+_UNREADABLE: Final = frozenset({"bitsandbytes", "aqlm", "eetq", "gguf", "hqq", "vptq"})
+_UNREADABLE_RELEASE: Final = "0.32."
+
 
 def preflight(options: VllmOptions) -> list[Problem]:
     """Return every reason that can be seen without starting anything; empty means go."""
@@ -42,6 +46,7 @@ def preflight(options: VllmOptions) -> list[Problem]:
         problems.append(Problem(message=detect().reason, code="engine_not_installed"))
         return problems + list(_model(options))
     problems += _build(options, installation)
+    problems += _packing(options, installation)
     return problems + list(_model(options))
 
 
@@ -154,7 +159,8 @@ def _not_here(options: VllmOptions) -> str:
     offer = (
         f"Models here: {here}" if here else "There is no model here yet; mh vllm install brings one"
     )
-    return f"The model “{options.model}” is not on this machine. {offer}."
+    fetch = f" Download it: mh vllm pull {options.model}" if "/" in options.model else ""
+    return f"The model “{options.model}” is not on this machine. {offer}.{fetch}"
 
 
 def _fits_the_model(options: VllmOptions, path: Path, config: Config) -> Iterator[Problem]:
@@ -193,6 +199,18 @@ def _quantization(method: str, model: str, path: Path, config: Config) -> Iterat
     elif _family(packed) != _family(method) and method != "moe_wna16":
         message = f"quantization is {method}, and {model} is packed as {packed}. Leave it empty."
         yield Problem(message=message, option="quantization")
+
+
+def _packing(options: VllmOptions, installation: Installation) -> Iterator[Problem]:
+    """Say whether the installed release reads the model's weights as they are packed."""
+    path = find_model(options)
+    packed = Config.read(path).quantization if path is not None else None
+    if packed in _UNREADABLE and installation.version.startswith(_UNREADABLE_RELEASE):
+        message = (
+            f"{options.model} is packed as {packed}, which vLLM {installation.version} cannot read. Use "
+            "another build of the model: AWQ, GPTQ, FP8, or not packed."
+        )
+        yield Problem(message=message, option="model")
 
 
 def _family(method: str) -> str:

@@ -14,9 +14,11 @@ import httpx
 from accounts.errors import MhError
 from backends import foreign, leases, lifecycle, services, systemd, watching
 from backends.errors import PreflightFailed, StartFailed, StopFailed, UnknownModel
+from backends.launch_spec import Change
 from backends.lifecycle import State
 from backends.models import OperationKind
 from backends.operations.context import Context
+from backends.operations.steps import gpu_guard
 
 POLL_SECONDS: Final = 0.1
 #: Seconds a stopped service may keep its port, and a started one may take to answer.
@@ -27,6 +29,7 @@ _ASK_TIMEOUT: Final = 5.0
 _ENDING: Final = frozenset({OperationKind.STOP, OperationKind.RESTART, OperationKind.APPLY})
 #: Those of them that want another process in its place.
 _ANEW: Final = _ENDING - {OperationKind.STOP}
+_OPTIONS: Final = "Its options can only be changed there; another model is had by a switch to it."
 
 
 # Before anything is touched.
@@ -50,19 +53,21 @@ def check(ctx: Context) -> None:
         raise _refusal(ctx, f"{fixed[0]} can only be changed there.")
     if not ctx.backend.attached:
         return
-    if ctx.operation.kind == OperationKind.RESTART and not _unit(ctx):
-        raise _refusal(ctx, "Restart it there.")
+    if ctx.operation.kind in _ANEW and ctx.change == Change.RESTART and not _unit(ctx):
+        what = "Restart it there." if ctx.operation.kind == OperationKind.RESTART else _OPTIONS
+        raise _refusal(ctx, what)
     if ctx.engine.capabilities.many_models:
-        _check_model(ctx)
+        _check_load(ctx)
     elif "model" in ctx.changes and ctx.backend.model != _wanted(ctx):
         serves = f"It serves {ctx.backend.model} and no other model; stop it there first."
         raise _refusal(ctx, serves)
 
 
-def _check_model(ctx: Context) -> None:
-    if not _is_loaded_at_start(ctx):
-        return
+def _check_load(ctx: Context) -> None:
     model = _wanted(ctx)
+    if not _is_loaded_at_start(ctx) or _is_in_memory(ctx, model):
+        return
+    gpu_guard.check_free(ctx, foreign.gpus_of(ctx.backend, ctx.options))
     try:
         ctx.engine.show(foreign.target_of(ctx.backend), model, timeout=_ASK_TIMEOUT)
     except UnknownModel as exc:
@@ -100,6 +105,14 @@ def _wanted(ctx: Context) -> str:
         return ctx.backend.model
     options = ctx.options
     return str(getattr(options, "served_name", "") or getattr(options, "model", ""))
+
+
+def _is_in_memory(ctx: Context, model: str) -> bool:
+    target = foreign.target_of(ctx.backend, model)
+    with contextlib.suppress(httpx.HTTPError, OSError):
+        found = ctx.engine.loaded_model(target, timeout=_ASK_TIMEOUT)
+        return ctx.backend.state in lifecycle.SERVING and found == model
+    return False
 
 
 def _is_loaded_at_start(ctx: Context) -> bool:
@@ -143,7 +156,7 @@ def _stop_service(ctx: Context, cut: Callable[[str], None]) -> str:
     """Return ``_STOPPED`` when nothing of it answers any more, else why its service was not stopped."""
     server = foreign.find(ctx.backend)
     if server is None and not foreign.listening(ctx.options):
-        services.backend_detach(name=ctx.name, message="It was gone already.")
+        _detach(ctx, "It was gone already.")
         return _STOPPED
     if server is None or server.unit is None:
         return ""
@@ -152,7 +165,7 @@ def _stop_service(ctx: Context, cut: Callable[[str], None]) -> str:
         return refused
     cut(ctx.name)
     _await_gone(ctx)
-    services.backend_detach(name=ctx.name, message=f"Its service {server.unit} was stopped.")
+    _detach(ctx, f"Its service {server.unit} was stopped.")
     return _STOPPED
 
 
@@ -174,13 +187,25 @@ def _park(ctx: Context, cut: Callable[[str], None]) -> None:
         ctx.engine.park(foreign.target_of(ctx.backend), timeout=timeout)
     except (httpx.HTTPError, OSError) as exc:
         if not foreign.listening(ctx.options):
-            services.backend_detach(name=ctx.name, message="It ended meanwhile.")
+            _detach(ctx, "It ended meanwhile.")
             return
         msg = (
             f"{ctx.engine.title} did not say whether it unloaded its models ({type(exc).__name__})."
         )
         raise StopFailed(msg) from exc
+    _give_leases_back(ctx)
     services.backend_transition(actor=ctx.actor, name=ctx.name, to=State.PARKED)
+
+
+def _give_leases_back(ctx: Context) -> None:
+    services.gpu_lease_release(
+        actor=ctx.actor, backend=ctx.name, operation=ctx.operation, runner=ctx.runner
+    )
+
+
+def _detach(ctx: Context, why: str) -> None:
+    _give_leases_back(ctx)
+    services.backend_detach(name=ctx.name, message=why)
 
 
 # Serving.
@@ -264,10 +289,9 @@ def _load(ctx: Context, model: str) -> None:
     target = foreign.target_of(ctx.backend, model)
     timeout = float(getattr(ctx.options, "startTimeoutSeconds", ANSWER_SECONDS))
     try:
-        if ctx.backend.state in lifecycle.SERVING and model == ctx.engine.loaded_model(
-            target, timeout=_ASK_TIMEOUT
-        ):
+        if _is_in_memory(ctx, model):
             return
+        gpu_guard.take(ctx, foreign.gpus_of(ctx.backend, ctx.options))
         ctx.say(f"loading {model}", 0.4)
         ctx.engine.unpark(target, timeout=timeout, cancelled=lambda: _is_cancelled(ctx))
     except (httpx.HTTPError, OSError) as exc:
@@ -301,6 +325,7 @@ def undo_start(ctx: Context, *, failure: str, detail: str, cancelled: bool) -> N
     services.backend_transition(actor=ctx.actor, name=ctx.name, to=State.STOPPING)
     if unit is not None:
         systemd.stop(unit)
+    _give_leases_back(ctx)
     services.backend_transition(
         actor=ctx.actor,
         name=ctx.name,

@@ -21,8 +21,8 @@ def preflight(ctx: Context) -> None:
         ctx.say("nothing has changed that matters to what runs", 0.5)
         return
     if attached.is_served_by_others(ctx):
-        attached.check(ctx)
         _choose_leaving(ctx)
+        attached.check(ctx)
         return
     _wait_for_installation(ctx)
     ctx.say("checking the model, the options and the port", 0.02)
@@ -41,7 +41,7 @@ def preflight(ctx: Context) -> None:
         )
         raise PreflightFailed(msg, code="already_running")
     begin_keeper(ctx)
-    gpu_guard.check_free(ctx, launch)
+    gpu_guard.check_free(ctx, launch.gpus)
     _check_port(ctx, backend, launch)
     refuse_what_cannot_fit(ctx)
     if ctx.change == Change.RESTART and not is_parked(ctx):

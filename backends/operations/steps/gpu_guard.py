@@ -1,18 +1,17 @@
 """What the steps do about GPU leases and memory, for whoever starts, stops or parks an engine."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from backends import gpu_holders, memory, services, supervisor
-from backends.engines.base import Launch
 from backends.errors import OperationLost
 from backends.memory import Held
 from backends.models import OperationKind
 from backends.operations.context import Context
 
 
-def check_free(ctx: Context, launch: Launch) -> None:
-    """Check that no other backend holds the GPUs of ``launch``, but for what is stopped first.
+def check_free(ctx: Context, gpus: Collection[int]) -> None:
+    """Check that no other backend holds ``gpus``, but for what is stopped first.
 
     Raises:
         PreflightFailed: one does; code ``gpu_in_use``.
@@ -20,7 +19,7 @@ def check_free(ctx: Context, launch: Launch) -> None:
     leaving = ctx.leaving if ctx.operation.kind != OperationKind.START else None
     conflicts = gpu_holders.gpu_conflicts(
         ctx.backend,
-        gpu_holders.gpu_names(launch.gpus),
+        gpu_holders.gpu_names(gpus),
         shares=_shares(ctx),
         leaving=[leaving.name] if leaving else [],
     )
@@ -29,8 +28,8 @@ def check_free(ctx: Context, launch: Launch) -> None:
         raise services.gpu_in_use(ctx.backend, conflicts, switching=switching)
 
 
-def take(ctx: Context, launch: Launch) -> None:
-    """Take the leases for ``launch``; whoever ran this operation before may not spawn any more.
+def take(ctx: Context, gpus: Collection[int]) -> None:
+    """Take the leases for ``gpus``; whoever ran this operation before may not spawn any more.
 
     Raises:
         OperationLost: another runner has the operation.
@@ -39,7 +38,7 @@ def take(ctx: Context, launch: Launch) -> None:
     ctx.fencing = services.gpu_lease_take(
         actor=ctx.actor,
         backend=ctx.name,
-        gpus=launch.gpus,
+        gpus=gpus,
         shares=_shares(ctx),
         operation=ctx.operation,
         runner=ctx.runner,
@@ -53,8 +52,9 @@ def _shares(ctx: Context) -> bool:
 def spawn(ctx: Context, inst: supervisor.Instance, begin: Callable[[], None]) -> None:
     """Start the process under the lease, and never leave one running that was started without it.
 
-    ``begin`` makes the process of ``inst``, or makes one that waits go on. The number is looked at before and after: a runner that was held up in between (a stopped machine,
-    a slow disk) may have lost its operation meanwhile.
+    ``begin`` makes the process of ``inst``, or makes one that waits go on. The number is looked at
+    before and after: a runner that was held up in between (a stopped machine, a slow disk) may have
+    lost its operation meanwhile.
 
     Raises:
         OperationLost: another runner has the operation; what was spawned here is gone again.

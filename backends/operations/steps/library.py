@@ -48,6 +48,9 @@ def _pull(ctx: Context, target: Target, tally: "_Tally") -> None:
 
     def cancelled() -> bool:
         ctx.checkpoint()
+        # The last word, where it came too soon after another and then nothing did.
+        if tally.seen.message:
+            ctx.say(tally.message, tally.progress, eta_seconds=tally.eta_seconds)
         return False
 
     model = str(ctx.changes["model"])

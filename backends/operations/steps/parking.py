@@ -63,7 +63,8 @@ def _park(leaving: Context) -> bool:
     timeout = max(PARK_SECONDS, leaving.launch.stop_timeout)
     try:
         held = gpu_guard.note(leaving)
-        leaving.engine.park(selectors.backend_target(backend), timeout=timeout)
+        target = replace(selectors.backend_target(backend), options=leaving.options)
+        leaving.engine.park(target, timeout=timeout)
         _memory_is_back(leaving, held)
     except OperationLost:
         raise

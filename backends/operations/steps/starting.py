@@ -35,10 +35,10 @@ def start(ctx: Context) -> None:
         return
     begin(ctx)
     if parking.is_parked(ctx):
-        gpu_guard.take(ctx, launch)
+        gpu_guard.take(ctx, launch.gpus)
         if parking.unparked(ctx):
             return
-    gpu_guard.take(ctx, launch)
+    gpu_guard.take(ctx, launch.gpus)
     inst = _spawned_before(ctx.backend, ctx) or spawn(ctx, launch)
     ctx.spawned = True
     try:

@@ -17,6 +17,7 @@ ENGINES: Final = ("engine", "engine child")
 VICTIMS: Final = ("web", "worker", "broker", "keeper", *ENGINES)
 FAILING: Final = "--engine-core --behaviour exit=error"
 WORKING: Final = "--engine-core"
+MODEL: Final = "pulled-model"
 
 
 def other(name: str) -> str:
@@ -38,6 +39,12 @@ class Kind:
 def _rolled_back(site: WholeSite, serving: str) -> dict[str, Any]:
     site.configure(other(serving), arguments=FAILING)
     return site.ask("switch", other(serving))
+
+
+def _delete(site: WholeSite, serving: str) -> dict[str, Any]:
+    pulled = site.pull(serving, MODEL, wait=30)
+    assert pulled["state"] == "succeeded", pulled
+    return site.delete(serving, MODEL)
 
 
 def _tidy(site: WholeSite) -> None:
@@ -83,6 +90,8 @@ KINDS: Final[dict[str, Kind]] = {
     OperationKind.STOP: Kind(True, lambda site, name: site.ask("stop", name)),
     OperationKind.RESTART: Kind(True, lambda site, name: site.ask("restart", name)),
     OperationKind.SWITCH: Kind(True, lambda site, name: site.ask("switch", other(name))),
+    OperationKind.PULL: Kind(True, lambda site, name: site.pull(name, MODEL)),
+    OperationKind.DELETE: Kind(True, _delete),
     OperationKind.CHANGE_MODEL: Kind(True, _change_model),
     OperationKind.APPLY: Kind(True, _apply, _tidy),
     OperationKind.UNLOAD: Kind(True, _unload, _tidy_idle),

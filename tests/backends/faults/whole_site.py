@@ -24,6 +24,14 @@ from backends import keeper, ports
 from mhsite.home import REPOSITORY
 
 PLUGINS = [REPOSITORY / "tests" / "fakes" / name for name in ("plugin", "two_engines")]
+NVML = REPOSITORY / "tests" / "fakes" / "nvml"
+#: Two GPUs of 24 GiB; each engine wants the first one, and each of its processes holds a third of it. What
+#: is dead gives it back a moment later.
+GPUS = {
+    "gpus": [{"total": 24 << 30}, {"total": 24 << 30}],
+    "uses": [{"backend": name, "gpu": 0, "memory": 8 << 30} for name in ("left", "right")],
+    "release_seconds": 0.1,
+}
 PASSWORD = "pw-for-the-fault-tests"
 BACKENDS = ("left", "right")
 #: Set by tests/isolation.py for this process; a site is a stranger to it.
@@ -68,6 +76,8 @@ class WholeSite:
     def __init__(self, home: Path, **settings: str) -> None:
         self.home = home
         self.ports = {name: free_port() for name in BACKENDS}
+        (home / "gpus.json").write_text(json.dumps(GPUS))
+        (home / "tmp").mkdir()
         self.env = {k: v for k, v in os.environ.items() if k not in NOT_INHERITED} | {
             "MH_HOME": str(home),
             "MH_PORT": "0",
@@ -76,7 +86,11 @@ class WholeSite:
             "MH_OWNER_PASSWORD": PASSWORD,
             "MH_LEFT_PORT": str(self.ports["left"]),
             "MH_RIGHT_PORT": str(self.ports["right"]),
-            "PYTHONPATH": os.pathsep.join(map(str, PLUGINS)),
+            "MH_FAKE_GPUS": "0",
+            "FAKE_NVML": str(home / "gpus.json"),
+            "PYTHONPATH": os.pathsep.join(map(str, [NVML, *PLUGINS])),
+            # Inherited by whatever the site starts: so what is left over is known.
+            "TMPDIR": str(home / "tmp"),
             **settings,
         }
         with (home / "up.out").open("wb") as output:
@@ -137,6 +151,14 @@ class WholeSite:
         if kind == "switch":
             return self.post("/api/llm-backend/switch", {"backend": name, **body}, wait=wait)
         return self.post(f"/api/llm-backend/{name}/{kind}", body or None, wait=wait)
+
+    def pull(self, name: str, model: str, wait: float = 0) -> dict[str, Any]:
+        return self.post(f"/api/llm-backend/{name}/models", {"model": model}, wait=wait)
+
+    def delete(self, name: str, model: str) -> dict[str, Any]:
+        answer = self.client.delete(f"/api/llm-backend/{name}/models/{model}")
+        assert answer.status_code in {200, 202}, answer.text
+        return dict(answer.json())
 
     def configure(self, name: str, **options: Any) -> None:
         answer = self.client.patch(f"/api/llm-backend/{name}/config", json={"options": options})
@@ -238,6 +260,18 @@ class WholeSite:
             found[name].keepers = list(self._keepers(name))
         return found
 
+    def strays(self, known: dict[str, Seen]) -> list[str]:
+        """Return the processes that the site started and that are none of its parts, nor an engine's."""
+        expected = {process.pid for seen in known.values() for process in seen.all}
+        expected |= {self.process.pid, *(process.pid for process in self.parts().values())}
+        found = []
+        for pid in keeper.process_table():
+            tmp = keeper.environment_value(pid, "TMPDIR") or ""
+            if pid not in expected and tmp.startswith(str(self.home)):
+                with contextlib.suppress(psutil.Error):
+                    found.append(f"{pid} {' '.join(psutil.Process(pid).cmdline())[:200]}")
+        return found
+
     def _keepers(self, name: str) -> Iterator[psutil.Process]:
         for record in (self.home / "engines" / name).glob("*/keeper.json"):
             value = keeper.read_json(record) or {}
@@ -259,7 +293,7 @@ class WholeSite:
         seen = self.seen_all()
         for name in BACKENDS:
             found += self._lies_about(name, status["available"][name], seen[name])
-        return found
+        return found or [f"left over: {line}" for line in self.strays(seen)]
 
     def _lies_about(self, name: str, said: dict[str, Any], seen: Seen) -> list[str]:
         is_open = ports.port_holder(self.ports[name], "127.0.0.1") is not None

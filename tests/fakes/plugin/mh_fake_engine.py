@@ -9,7 +9,9 @@ run side by side).
 import os
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import httpx
 from pydantic import Field
@@ -25,6 +27,7 @@ from backends.engines.base import (
     Problem,
     Progress,
 )
+from backends.engines.vllm import client, sleep
 
 PROGRAM = Path(__file__).resolve().parent.parent / "fake_vllm.py"
 MODELS = ("fake-model", "other-model")
@@ -142,3 +145,42 @@ class OtherFakeEngine(FakeEngine):
 
     name = "fake2"
     title = "Other fake"
+
+
+class SleeperOptions(FakeOptions):
+    sleepMode: bool = True  # noqa: N815
+    sleepLevel: Literal[1, 2] = 1  # noqa: N815
+
+
+class SleeperEngine(FakeEngine):
+    """One that is parked by vLLM's own sleep mode, checks included; ``arguments`` say how that fails.
+
+    Tests give it to the site themselves: ``registry.engines``, as the fixture ``fake`` does.
+    """
+
+    name = "sleeper"
+    title = "Sleeper"
+    Options = SleeperOptions
+    capabilities = Capabilities(park=True)
+
+    def launch(self, options):
+        made = super().launch(options)
+        if not options.sleepMode:
+            return made
+        return replace(
+            made,
+            argv=(*made.argv, "--enable-sleep-mode"),
+            env={**made.env, "VLLM_SERVER_DEV_MODE": "1"},
+        )
+
+    def can_park(self, options):
+        return options.sleepMode
+
+    def park(self, target, *, timeout):
+        sleep.park(target, timeout)
+
+    def unpark(self, target, *, timeout, cancelled=lambda: False):
+        sleep.unpark(target, timeout, cancelled)
+
+    def metrics(self, target, *, timeout):
+        return client.metrics(target, timeout)

@@ -15,6 +15,8 @@ from mh_fake_engine import FakeEngine, FakeOptions
 from pydantic import Field
 
 from backends import services
+from backends.engines.base import Capabilities, ModelInfo, Transfer
+from backends.errors import UnknownModel
 
 ENGINE_CORE = "--engine-core"
 
@@ -29,13 +31,43 @@ class RightOptions(FakeOptions):
     arguments: str = ENGINE_CORE
 
 
-class LeftEngine(FakeEngine):
+class _Library(FakeEngine):
+    """Keeps what it was told to pull as files of MH_HOME."""
+
+    capabilities = Capabilities(pull=True, delete=True, library_on_disk=True)
+
+    def _pulled(self, model):
+        folder = Path(os.environ["MH_HOME"]) / "pulled" / self.name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / model
+
+    def models(self, options):
+        pulled = sorted(path.name for path in self._pulled("").iterdir())
+        return super().models(options) + [
+            ModelInfo(id=name, path=name, size_bytes=1) for name in pulled
+        ]
+
+    def pull(self, target, model, *, report, cancelled=lambda: False, options=None):
+        for part in range(4):
+            report(Transfer(message="pulling", completed_bytes=part, total_bytes=4))
+            cancelled()
+            time.sleep(0.02)
+        self._pulled(model).touch()
+
+    def delete(self, target, model, *, timeout, options=None):
+        try:
+            self._pulled(model).unlink()
+        except FileNotFoundError:
+            raise UnknownModel(f"There is no model {model}.") from None
+
+
+class LeftEngine(_Library):
     name = "left"
     title = "Left"
     Options = LeftOptions
 
 
-class RightEngine(FakeEngine):
+class RightEngine(_Library):
     name = "right"
     title = "Right"
     Options = RightOptions

@@ -16,7 +16,7 @@ from backends.models import Backend, Lane, Operation, OperationState
 from backends.operations import library
 from backends.operations.runner import run_operations
 from tests.backends.engines.ollama.conftest import MODEL, until
-from tests.backends.engines.ollama.test_operations import ollama, row, run  # noqa: F401 — a fixture
+from tests.backends.engines.ollama.test_operations import row, run
 
 pytestmark = pytest.mark.process
 NEW = "llama3.2:1b"
@@ -127,7 +127,7 @@ def test_a_download_that_is_cancelled_stops_in_ollama_too(
     worker = in_thread()
     until(lambda: bytes_told(asked))
     services.operation_cancel(actor=owner_actor, operation_id=str(asked.pk))
-    worker.join(10)
+    worker.join(40)
     assert selectors.operation_get(str(asked.pk)).state == OperationState.CANCELLED
     assert store.find(tmp_path / "models", NEW) is None
 

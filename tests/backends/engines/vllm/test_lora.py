@@ -148,3 +148,16 @@ def test_limits_are_compared_with_the_adapters_and_each_other(
     assert (small.option, "has rank 64" in small.message) == ("maxLoraRank", True)
     (few,) = problems(enableLora=True, maxLoras=4, maxCpuLoras=2)
     assert few.option == "maxCpuLoras"
+
+
+@pytest.mark.parametrize(
+    ("stored", "names"),
+    [
+        ({"loraModules": [{"name": "a", "path": "/x"}, {"name": "b", "path": "/y"}]}, ("a", "b")),
+        ({}, ()),
+        ({"loraModules": None}, ()),
+        ({"loraModules": ["a=/x", {"path": "/y"}, {"name": 5}]}, ()),
+    ],
+)
+def test_their_names_are_told_to_the_router(stored: dict[str, Any], names: tuple[str, ...]) -> None:
+    assert VllmEngine().also_serves(stored) == names

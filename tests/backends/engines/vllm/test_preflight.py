@@ -53,7 +53,9 @@ def test_an_unknown_model_is_told_with_the_known_ones(cache: Path, make_model: M
     make_model(cache / "models" / "mine")
     problem = the_problem(model="a/b")
     assert (problem.option, problem.code) == ("model", "model_not_found")
-    assert problem.message == "The model “a/b” is not on this machine. Models here: mine."
+    assert problem.message == (
+        "The model “a/b” is not on this machine. Models here: mine. Download it: mh vllm pull a/b"
+    )
 
 
 @pytest.mark.usefixtures("installed")
@@ -220,3 +222,12 @@ def test_a_step_must_hold_a_token_of_every_request(cache: Path, make_model: Make
     assert the_problem(model="m", maxNumSeqs=9, maxNumBatchedTokens=8).option == (
         "maxNumBatchedTokens"
     )
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_packing_that_the_installed_release_cannot_read_is_told(
+    cache: Path, make_model: MakeModel
+) -> None:
+    make_model(cache / "models" / "m", quantization_config={"quant_method": "bitsandbytes"})
+    problem = the_problem(model="m")
+    assert (problem.option, "packed as bitsandbytes" in problem.message) == ("model", True)
