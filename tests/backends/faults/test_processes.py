@@ -399,5 +399,3 @@ def test_a_grandchild_that_hides_and_holds_the_output_neither_survives_nor_delay
     assert time.monotonic() - began < 10, "waited for a process that does not leave by itself"
     assert not engine.alive
     assert not grandchild.alive
-
-

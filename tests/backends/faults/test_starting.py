@@ -119,7 +119,9 @@ def vllm(fake: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
     monkeypatch.setenv("MH_VLLM_PYTHON", str(python))
     model = tmp_path / "model"
     model.mkdir()
-    (model / "config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}')
+    (model / "config.json").write_text(
+        '{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}'
+    )
     (model / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
 
     def make(**options: Any) -> Backend:
@@ -234,5 +236,3 @@ def test_the_engines_own_reason_is_for_the_owner_and_others_get_a_plain_sentence
     for answer in (chat, status):
         assert not any(word in answer.content.decode() for word in inside), answer.content
     assert client.get(f"/api/llm-backend/operations/{row.pk}").status_code == 403
-
-

@@ -41,7 +41,9 @@ class Stream:
         cookies = dict(self._site.client.cookies)
         with (
             httpx.Client(timeout=60, trust_env=False, cookies=cookies) as client,
-            client.stream("POST", self._site.url + self._path, json=body, headers=headers) as answer,
+            client.stream(
+                "POST", self._site.url + self._path, json=body, headers=headers
+            ) as answer,
         ):
             self.status = answer.status_code
             for line in answer.iter_lines():
@@ -51,9 +53,7 @@ class Stream:
                     self.events.append(json.loads(line.removeprefix("data: ")))
 
     def tokens(self) -> int:
-        return sum(
-            event.get("type") == "token" or bool(_content(event)) for event in self.events
-        )
+        return sum(event.get("type") == "token" or bool(_content(event)) for event in self.events)
 
     def ended(self, seconds: float = 60) -> list[dict[str, Any]]:
         self._thread.join(seconds)
@@ -120,7 +120,7 @@ def test_what_a_switch_cuts_is_told_so(site: WholeSite, path: str) -> None:
 @fault(16, 18)
 def test_requests_during_switches_are_held_and_served(site: WholeSite) -> None:
     site.start("left")
-    with chatting(lambda: site.chat(), clients=6) as answers:
+    with chatting(site.chat, clients=6) as answers:
         for name in ("right", "left", "right"):
             switched = site.ask("switch", name, wait=60)
             assert switched["state"] == "succeeded", switched
