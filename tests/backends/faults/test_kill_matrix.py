@@ -91,17 +91,16 @@ def becomes_true(site: WholeSite, operation_id: str) -> dict[str, Any]:
 
     def true() -> bool:
         found[:] = ["the site does not answer"]
-        found[:] = site.lies()
+        open_yet = site.operation(operation_id)["state"] not in ENDED
+        found[:] = ["the operation has not ended"] if open_yet else site.lies()
         return not found
 
     seconds = TRUE_WITHIN * overload()
     try:
-        until(true, seconds, "true", every=0.2)
+        until(true, seconds, "true", every=0.25)
     except AssertionError as exc:
         raise AssertionError(f"after {seconds:.0f} s: {'; '.join(found)}") from exc
-    operation = site.operation(operation_id)
-    assert operation["state"] in ENDED
-    return operation
+    return site.operation(operation_id)
 
 
 def overload() -> float:

@@ -25,11 +25,11 @@ from mhsite.home import REPOSITORY
 
 PLUGINS = [REPOSITORY / "tests" / "fakes" / name for name in ("plugin", "two_engines")]
 NVML = REPOSITORY / "tests" / "fakes" / "nvml"
-#: Two GPUs of 24 GiB; each engine wants the first one, and each of its processes holds a third of it. What
+#: Two GPUs of 24 GiB; each engine wants the first one, and each of its processes holds some of it. What
 #: is dead gives it back a moment later.
 GPUS = {
     "gpus": [{"total": 24 << 30}, {"total": 24 << 30}],
-    "uses": [{"backend": name, "gpu": 0, "memory": 8 << 30} for name in ("left", "right")],
+    "uses": [{"backend": name, "gpu": 0, "memory": 2 << 30} for name in ("left", "right")],
     "release_seconds": 0.1,
 }
 PASSWORD = "pw-for-the-fault-tests"
@@ -281,15 +281,14 @@ class WholeSite:
 
     def lies(self) -> list[str]:
         """Return what the site says that is not so, and what is left of what it does not speak of."""
-        missing = sorted(set(PARTS) - self.parts().keys())
-        if missing:
-            return [f"not running: {', '.join(missing)}"]
+        status = self.status()
+        if status["operation"]:
+            return [f"an operation is open: {status['operation']}"]
         if (ready := self.client.get("/health/ready")).status_code != 200:
             return [ready.text]
-        status = self.status()
-        found = [f"an operation is open: {status['operation']}"] if status["operation"] else []
-        if found:
-            return found
+        if missing := sorted(set(PARTS) - self.parts().keys()):
+            return [f"not running: {', '.join(missing)}"]
+        found: list[str] = []
         seen = self.seen_all()
         for name in BACKENDS:
             found += self._lies_about(name, status["available"][name], seen[name])
