@@ -17,6 +17,7 @@ from accounts.errors import MhError
 from backends import bus
 from backends.models import Lane
 from backends.operations import library
+from backends.operations.rehearsal import rehearse
 from backends.operations.runner import has_work, run_operations
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,9 @@ def run_operations_task(node: str) -> None:
 def _on_ready(**_: Any) -> None:
     _stopping.clear()
     threading.Thread(target=_pulse, name="mh-pulse", daemon=True).start()
+    threading.Thread(
+        target=rehearse, args=(settings.MH_NODE,), name="mh-rehearsal", daemon=True
+    ).start()
 
 
 @worker_shutting_down.connect

@@ -258,9 +258,7 @@ def test_what_is_unknown_or_only_likely_is_tried(
 ) -> None:
     backend = fake()
     needs(fake_model=replace(LITTLE, other=100, other_least=5))
-    monkeypatch.setattr(
-        "backends.selectors.plans.machine_now", lambda _node: Machine(total=100, available=50)
-    )
+    monkeypatch.setattr(selectors, "machine_now", lambda _node: Machine(total=100, available=50))
     assert selectors.plan_of(
         backend.row,
         selectors.backend_options(backend.row),

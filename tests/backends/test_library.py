@@ -275,4 +275,4 @@ def test_deleting_nonsense_deletes_nothing(vllm: Backend, as_owner: Client, mode
 
 def test_a_flag_that_is_none_is_refused(vllm: Backend, as_owner: Client) -> None:
     answer = as_owner.delete(f"{ROOT}/vllm/models/{MODEL}?force=perhaps")
-    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "force")
+    assert (answer.status_code, answer.json()["error"]["param"]) == (422, "force")

@@ -127,6 +127,7 @@ def test_a_running_engine_is_described_as_the_contract_says(
         "model": "Qwen/Qwen2.5-14B-Instruct",
         "failure": "",
         "reason": "",
+        "standby": None,
     }
     gpu = {
         "memory_total": 24 * gib,
