@@ -52,7 +52,7 @@ def _parameter(case: Case) -> Any:
     return pytest.param(case, id=case.id, marks=marks)
 
 
-@pytest.mark.parametrize("case", map(_parameter, killing.cases()))
+@pytest.mark.parametrize("case", [_parameter(case) for case in killing.cases()])
 def test_after_a_kill(site: WholeSite, case: Case, record_property: Any) -> None:
     serving = bring_about(site, serving=case.how.serving)
     site.hold(case.point)
