@@ -76,8 +76,13 @@ def is_needed(step: Step, ctx: Context) -> bool:
     if PLANS[ctx.operation.kind] is not CHANGE or step is steps.preflight:
         return True
     if ctx.change == Change.NOTHING:
-        return step is steps.commit
+        return step is steps.commit or (step is steps.resume and _holds(ctx))
     return ctx.change in _NEEDED.get(step, frozenset(Change))
+
+
+def _holds(ctx: Context) -> bool:
+    """Return whether requests wait: for a runner that died once all was done, but before it let them go on."""
+    return ctx.operation.steps.filter(name=step_name(steps.hold)).exists()
 
 
 def step_name(step: Step) -> str:

@@ -125,6 +125,16 @@ class Case:
         return ROLLED_BACK if self.step == rollback.NAME else KINDS[self.kind]
 
     @property
+    def is_repeated(self) -> bool:
+        """Whether the same step is killed for the same victim in a switch, whose steps this kind borrows."""
+        borrows = self.kind in {
+            OperationKind.RESTART,
+            OperationKind.CHANGE_MODEL,
+            OperationKind.APPLY,
+        }
+        return borrows and self.victim not in {"worker", "engine"}
+
+    @property
     def needs_engine(self) -> bool:
         return self.victim in {"keeper", *ENGINES}
 

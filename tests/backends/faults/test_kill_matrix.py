@@ -47,7 +47,12 @@ def test_every_kind_of_operation_is_killed() -> None:
         assert any(case.victim == victim for case in killing.cases())
 
 
-@pytest.mark.parametrize("case", killing.cases(), ids=lambda case: case.id)
+def _parameter(case: Case) -> Any:
+    marks = [pytest.mark.thorough] if case.is_repeated else []
+    return pytest.param(case, id=case.id, marks=marks)
+
+
+@pytest.mark.parametrize("case", [_parameter(case) for case in killing.cases()])
 def test_after_a_kill(site: WholeSite, case: Case, record_property: Any) -> None:
     serving = bring_about(site, serving=case.how.serving)
     site.hold(case.point)

@@ -16,6 +16,7 @@ from django.conf import settings
 from django.test import Client
 
 from accounts.actors import Actor
+from accounts.errors import MhError
 from accounts.models import User
 from backends import ports, services
 from backends.lifecycle import State
@@ -23,6 +24,7 @@ from backends.models import Backend, Operation, OperationState
 from tests.backends.conftest import FakeBackend, free_port
 from tests.backends.faults.table import fault
 from tests.backends.test_operations import ask, ended, wait_for
+from tests.backends.test_switch import chat
 
 Make = Callable[..., FakeBackend]
 FAKE_VLLM = Path(__file__).parents[2] / "fakes" / "fake_vllm.py"
@@ -172,6 +174,25 @@ def test_an_engine_listens_on_loopback_unless_it_has_a_key(
         run("stop")
 
 
+@fault(18)
+def test_who_would_wait_too_long_is_refused_and_told_when_to_come_back(
+    fake: Make, owner_actor: Actor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "MH_HOLD_SECONDS", 1)
+    backend = fake(arguments="--start-delay 14")
+    ask(owner_actor)
+    worker = backend.run_in_thread()
+    wait_for(backend.pids)
+    with pytest.raises(MhError) as caught:
+        chat(owner_actor)
+    assert (caught.value.status, caught.value.code) == (503, "wait_too_long")
+    assert caught.value.retry_after
+    ask(owner_actor, "stop")
+    worker.join(30)
+    backend.run()
+    assert backend.pids() == ()
+
+
 @fault(20)
 def test_a_stop_cancels_the_start_it_comes_upon(fake: Make, owner_actor: Actor) -> None:
     backend = fake(arguments="--engine-core --start-delay 14", startTimeoutSeconds=90)
@@ -229,10 +250,10 @@ def test_the_engines_own_reason_is_for_the_owner_and_others_get_a_plain_sentence
 
     body = {"messages": [{"role": "user", "content": "hi"}]}
     client = signed_in(standard)
-    chat = client.post("/api/chat", body, "application/json")
+    answered = client.post("/api/chat", body, "application/json")
     status = client.get("/api/llm-backend/status")
-    assert chat.status_code == 503
-    assert "failed and is not running" in chat.json()["error"]["message"]
-    for answer in (chat, status):
+    assert answered.status_code == 503
+    assert "failed and is not running" in answered.json()["error"]["message"]
+    for answer in (answered, status):
         assert not any(word in answer.content.decode() for word in inside), answer.content
     assert client.get(f"/api/llm-backend/operations/{row.pk}").status_code == 403
