@@ -61,17 +61,23 @@ async def worker() -> AsyncIterator[None]:
         from backends.operations.runner import run_operations
 
         while not done.wait(0.05):
-            bus.worker_beat(settings.MH_NODE)
             run_operations(settings.MH_NODE)
         connections.close_all()
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
+    def beat() -> None:
+        while not done.wait(0.5):
+            bus.worker_beat(settings.MH_NODE)
+
+    bus.worker_beat(settings.MH_NODE)
+    threads = [threading.Thread(target=each, daemon=True) for each in (work, beat)]
+    for thread in threads:
+        thread.start()
     try:
         yield
     finally:
         done.set()
-        await asyncio.to_thread(thread.join, 30)
+        for thread in threads:
+            await asyncio.to_thread(thread.join, 30)
 
 
 async def ask(actor: Actor, **what: Any) -> Events:

@@ -88,7 +88,8 @@ def _spawn_chosen(ctx: Context, chosen: supervisor.Instance, launch: Launch) -> 
 
 
 def _stop_strays(ctx: Context, launch: Launch, but: supervisor.Instance | None = None) -> None:
-    """End what is left of earlier starts, before there are two."""
+    """End what is left of earlier starts, before there are two; not what another runner has begun since."""
+    gpu_guard.still_ours(ctx)
     for stray in supervisor.find(ctx.home, ctx.name):
         if stray != but:
             supervisor.stop(stray, grace=launch.stop_timeout)
