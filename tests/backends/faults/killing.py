@@ -60,7 +60,7 @@ def _change_model(site: WholeSite, serving: str) -> dict[str, Any]:
 
 def _apply(site: WholeSite, serving: str) -> dict[str, Any]:
     """Apply options that nothing was started with before."""
-    options = {"arguments": f"{WORKING} --tokens {time.time_ns() % 10**9}"}
+    options = {"arguments": f"{WORKING} --max-model-len {time.time_ns() % 10**9}"}
     path = f"/api/llm-backend/{serving}/config"
     answer = site.client.patch(path, json={"options": options, "apply": True})
     assert answer.status_code == 200, answer.text
