@@ -59,6 +59,8 @@ class Context:
     start_kind: str = StartKind.COLD
     #: Whether a runner before this one took the operation up.
     resumed: bool = False
+    #: What the plan says it takes, in bytes; None where that is not known.
+    planned_bytes: int | None = None
     #: Whether a first token was generated already.
     warmed: bool = False
     _reported: float = 0.0

@@ -220,7 +220,7 @@ def refused(actor: Actor, name: str, what: str, why: str) -> None:
     """Record that what was asked of backend ``name`` was refused, and why."""
     event_record(
         actor=actor,
-        event=f"operation.{what}refused",
+        event=f"operation.{what}_refused",
         category=Category.OPERATION,
         level=Level.WARNING,
         outcome=Outcome.FAILURE,

@@ -11,7 +11,13 @@ _KEPT = 200
 
 
 def start_keep(
-    *, name: str, kind: str, model: str, options: Mapping[str, Any], seconds: float
+    *,
+    name: str,
+    kind: str,
+    model: str,
+    options: Mapping[str, Any],
+    seconds: float,
+    planned_bytes: int | None = None,
 ) -> StartRecord:
     """Record a start of backend ``name`` that succeeded.
 
@@ -21,6 +27,7 @@ def start_keep(
         model: what it serves now.
         options: those that were set; no secrets.
         seconds: from the first thing done to start it until it answered.
+        planned_bytes: what its plan had said.
     """
     backend = Backend.objects.get(pk=name)
     row = StartRecord.objects.create(
@@ -30,6 +37,7 @@ def start_keep(
         options=dict(options),
         version=backend.version,
         seconds=seconds,
+        planned_bytes=planned_bytes,
         created_at=selectors.now(),
     )
     old = StartRecord.objects.filter(backend=backend).values_list("pk", flat=True)[_KEPT:]

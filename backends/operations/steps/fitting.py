@@ -25,6 +25,7 @@ def refuse_what_cannot_fit(ctx: Context) -> None:
         leaving=[backend.name, *([leaving.name] if leaving else [])],
         machine=selectors.machine_now(backend.node),
     )
+    ctx.planned_bytes = plan.needed
     if plan.refused:
         raise PreflightFailed(refusal(plan), code=DOES_NOT_FIT, param="model")
 

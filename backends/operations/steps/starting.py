@@ -194,6 +194,7 @@ def _keep_record(ctx: Context) -> None:
         model=ctx.backend.model,
         options=ctx.plain_options,
         seconds=time.monotonic() - ctx.began,
+        planned_bytes=ctx.planned_bytes,
     )
     ctx.began = None
 
