@@ -174,7 +174,7 @@ def test_a_stopped_backend_is_not_told_of_a_model_it_has_not(
     with pytest.raises(PreflightFailed, match="no-such-model"):
         change(owner_actor, "no-such-model")
     assert "model" not in backend.row.options
-    assert Event.objects.filter(event="operation.change_modelrefused").exists()
+    assert Event.objects.filter(event="operation.change_model_refused").exists()
 
 
 def test_by_rest(fake: Make, owner: User, standard: User) -> None:

@@ -92,7 +92,7 @@ def test_a_model_is_downloaded_listed_and_deleted(
     with pytest.raises(UnknownModel):
         delete(owner_actor)
     events = set(Event.objects.values_list("event", flat=True))
-    assert {"operation.requested", "operation.succeeded", "operation.deleterefused"} <= events
+    assert {"operation.requested", "operation.succeeded", "operation.delete_refused"} <= events
 
 
 def test_the_cache_folder_of_the_options_is_filled_and_its_revision_used(
@@ -131,7 +131,7 @@ def test_a_name_the_hub_cannot_have_is_refused_at_once(
     with pytest.raises(UnknownModel, match="publisher/name"):
         services.model_pull(actor=owner_actor, name="vllm", model=name)
     assert not Operation.objects.exists()
-    assert Event.objects.filter(event="operation.pullrefused", outcome=Outcome.FAILURE).exists()
+    assert Event.objects.filter(event="operation.pull_refused", outcome=Outcome.FAILURE).exists()
 
 
 def test_a_model_that_is_half_here_can_be_deleted(
