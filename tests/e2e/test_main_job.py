@@ -157,7 +157,7 @@ def test_every_step_is_in_the_audit(ready: Site) -> None:
         "backend.ready",
     } <= names
     steps = [e["message"] for e in story if e["event"] == "operation.step_done"]
-    assert len(steps) == 4
+    assert len(steps) == 5
     assert {event["actor"] for event in story} == {"owner"}
     assert ready.owner.get("/api/audit/verify").json()["ok"] is True
 
