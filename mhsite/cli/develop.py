@@ -32,7 +32,7 @@ def check(*, as_json: Json = False) -> None:
 
 
 def test(context: typer.Context, *, as_json: Json = False) -> None:  # noqa: PT028 - a command
-    """Run every test: unit tests, faults, then those on real vLLM and in a real browser.
+    """Run every test: unit tests, processes, faults, then those on real vLLM and in a real browser.
 
     Arguments go to one pytest run instead: mh test tests/router -k stream; mh test -m faults
     """

@@ -14,8 +14,13 @@ from mhsite.home import REPOSITORY
 
 #: pytest found nothing to run: no failure of a run that selects by marker.
 NOTHING_COLLECTED: Final = 5
-#: Parts of whole sites are killed; they take turns on two of them, and whoever is free takes the next case.
-FAULTS: Final = ("-n", "2", "--dist", "worksteal", "-m", "faults")
+#: Parts of whole sites are killed; they take turns on three of them, and whoever is free takes the next case.
+FAULTS: Final = ("-n", "3", "--dist", "worksteal", "-m", "faults")
+#: By file: those that share a running site share its one start, too.
+UNIT: Final = ("-n", "2", "--dist", "loadfile", "-m")
+#: These wait for processes more than they compute.
+PROCESSES: Final = ("-n", "3", "--dist", "loadfile", "-m")
+_ENDS: Final = "not engine and not browser and not faults"
 CHROMIUM: Final = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -23,7 +28,7 @@ def run_tests(arguments: Sequence[str], *, quiet: bool) -> dict[str, int]:
     """Install what is missing, run pytest, and return the exit status of each run.
 
     Args:
-        arguments: for one pytest run instead of all; ``-m faults`` alone is run on two processes.
+        arguments: for one pytest run instead of all; ``-m faults`` alone is run as among all.
         quiet: send pytest's output to standard error.
     """
     _require_pytest()
@@ -32,11 +37,10 @@ def run_tests(arguments: Sequence[str], *, quiet: bool) -> dict[str, int]:
     if arguments:
         return {"pytest": _pytest(arguments, quiet=quiet)}
     results = {"install": _install(quiet=quiet)}
-    # By file: those that share a running site share its one start, too.
-    unit = ("-n", "2", "--dist", "loadfile", "-m", "not engine and not browser and not faults")
-    results["unit"] = _pytest(unit, quiet=quiet)
+    results["unit"] = _pytest((*UNIT, f"{_ENDS} and not process"), quiet=quiet)
+    results["processes"] = _pytest((*PROCESSES, f"{_ENDS} and process"), quiet=quiet)
     # Each step once for each that is killed; kinds of operations that borrow steps are left to -m faults.
-    results["faults"] = _pytest((*FAULTS[:-1], "faults and not thorough"), quiet=quiet)
+    results["faults"] = _pytest((*FAULTS[:-1], "faults and not thorough and not engine"), quiet=quiet)
     ends = _pytest(("-m", "engine or browser"), quiet=quiet)
     results["end to end"] = 0 if ends == NOTHING_COLLECTED else ends
     return results
