@@ -99,6 +99,14 @@ KINDS: Final[dict[str, Kind]] = {
 #: Steps these engines never take, since they serve one model each: ``test_change_model.py`` loses the
 #: runner in the middle of both.
 ELSEWHERE: Final = frozenset({"load", "unload"})
+#: Kinds whose steps a switch has, too, and who is killed at them in every run all the same.
+BORROWED: Final[dict[str, frozenset[str]]] = {
+    OperationKind.START: frozenset({"worker", "engine"}),
+    OperationKind.STOP: frozenset({"worker", "engine"}),
+    OperationKind.RESTART: frozenset({"worker"}),
+    OperationKind.CHANGE_MODEL: frozenset({"worker"}),
+    OperationKind.APPLY: frozenset({"worker"}),
+}
 #: A switch that fails at its start has one step more.
 ROLLED_BACK: Final = Kind(True, _rolled_back, _tidy)
 
@@ -126,13 +134,9 @@ class Case:
 
     @property
     def is_repeated(self) -> bool:
-        """Whether the same step is killed for the same victim in a switch, whose steps this kind borrows."""
-        borrows = self.kind in {
-            OperationKind.RESTART,
-            OperationKind.CHANGE_MODEL,
-            OperationKind.APPLY,
-        }
-        return borrows and self.victim not in {"worker", "engine"}
+        """Whether the same step is killed for the same victim in a switch, which has the steps of all others."""
+        kept = BORROWED.get(self.kind)
+        return kept is not None and self.victim not in kept
 
     @property
     def needs_engine(self) -> bool:
