@@ -44,6 +44,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -192,26 +193,47 @@ def _note_living(said: dict[str, Any], folder: Path) -> None:
 
 def _write(note: Path, text: str) -> None:
     """Write at once: others read at the same time."""
+    with contextlib.suppress(OSError):
+        if note.read_text() == text:
+            return
     half = note.with_name(f"half.{os.getpid()}.{note.name}.tmp")
     half.write_text(text)
     half.replace(note)
 
 
 def _living(backend: str, command: str) -> list[int]:
-    found = []
+    prefix = f"MH_INSTANCE={backend}/" if backend else "MH_INSTANCE="
+    return [
+        pid
+        for pid, mark, line in _marked()
+        if mark.startswith(prefix) and KEEPER not in line and command in line
+    ]
+
+
+#: When all processes were looked at last, and what was found; one reading of all GPUs is one look.
+_looked: list[Any] = [0.0, []]
+_LOOK_SECONDS = 0.1
+
+
+def _marked() -> list[tuple[int, str, str]]:
+    """Return pid, mark and command line of every process of an engine of ours."""
+    if time.monotonic() - _looked[0] > _LOOK_SECONDS:
+        _looked[:] = [time.monotonic(), list(_look())]
+    return list(_looked[1])
+
+
+def _look() -> Iterator[tuple[int, str, str]]:
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         with contextlib.suppress(OSError):
+            own = (entry / "environ").read_bytes()
+            if b"MH_INSTANCE=" not in own:
+                continue
             line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            own = (entry / "environ").read_bytes().decode(errors="replace").split("\0")
-            marked = [item for item in own if item.startswith(f"MH_INSTANCE={backend}")]
-            is_ours = any(
-                not backend or item.startswith(f"MH_INSTANCE={backend}/") for item in marked
-            )
-            if is_ours and line and KEEPER not in line and command in line:
-                found.append(int(entry.name))
-    return found
+            for item in own.decode(errors="replace").split("\0"):
+                if item.startswith("MH_INSTANCE=") and line:
+                    yield int(entry.name), item, line
 
 
 def _is_held(note: Path, pid: int, release_seconds: float | None) -> bool:
