@@ -101,11 +101,11 @@ KINDS: Final[dict[str, Kind]] = {
 ELSEWHERE: Final = frozenset({"load", "unload"})
 #: Kinds whose steps a switch has, too, and who is killed at them in every run all the same.
 BORROWED: Final[dict[str, frozenset[str]]] = {
-    OperationKind.START: frozenset({"worker", "engine"}),
-    OperationKind.STOP: frozenset({"worker", "engine"}),
-    OperationKind.RESTART: frozenset({"worker"}),
-    OperationKind.CHANGE_MODEL: frozenset({"worker"}),
+    OperationKind.START: frozenset({"worker"}),
+    OperationKind.STOP: frozenset({"worker"}),
     OperationKind.APPLY: frozenset({"worker"}),
+    OperationKind.RESTART: frozenset(),
+    OperationKind.CHANGE_MODEL: frozenset(),
 }
 #: A switch that fails at its start has one step more.
 ROLLED_BACK: Final = Kind(True, _rolled_back, _tidy)

@@ -14,6 +14,8 @@ from tests.backends.faults.whole_site import BACKENDS, WholeSite, free_port, who
 pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
 
 SWITCHES = int(os.environ.get("MH_TEST_SWITCHES", "50"))
+#: Each is a start of real vLLM while 32 clients wait; ``MH_TEST_VLLM_SWITCHES=5`` for a long look.
+VLLM_SWITCHES = int(os.environ.get("MH_TEST_VLLM_SWITCHES", "1"))
 CLIENTS = 32
 DEMO_MODEL = "SmolLM2-135M-Instruct"
 
@@ -59,9 +61,9 @@ def test_the_same_with_real_vllm_on_one_side(capsys: pytest.CaptureFixture[str])
         site.configure("left", arguments="--engine-core --token-delay 0.02", drainSeconds=30)
         site.configure("vllm", model=DEMO_MODEL, port=free_port(), drainSeconds=60)
         assert site.ask("start", "left", wait=60)["state"] == "succeeded"
-        report = asyncio.run(under_load(site, ("vllm", "left"), 10))
+        report = asyncio.run(under_load(site, ("vllm", "left"), 2 * VLLM_SWITCHES))
         with capsys.disabled():
-            print(f"\n5 switches to vLLM and 5 back: {report.lines()}")
+            print(f"\n{VLLM_SWITCHES} to vLLM and as many back: {report.lines()}")
         assert report.failures == []
         assert "" not in report.texts
         assert site.client.post("/api/llm-backend/left/stop?wait=60").status_code == 200

@@ -222,13 +222,20 @@ def _marked() -> list[tuple[int, str, str]]:
     return list(_looked[1])
 
 
+def _is_here(environ: bytes) -> bool:
+    """Whether a process is of this site: other tests run at the same time, with engines of the same name."""
+    home = os.environ.get("MH_HOME", "")
+    folder = f"MH_INSTANCE_FOLDER={home}/engines/".encode()
+    return not home or folder in environ
+
+
 def _look() -> Iterator[tuple[int, str, str]]:
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         with contextlib.suppress(OSError):
             own = (entry / "environ").read_bytes()
-            if b"MH_INSTANCE=" not in own:
+            if b"MH_INSTANCE=" not in own or not _is_here(own):
                 continue
             line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             for item in own.decode(errors="replace").split("\0"):
