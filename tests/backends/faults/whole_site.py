@@ -246,7 +246,7 @@ class WholeSite:
 
     def seen_all(self) -> dict[str, Seen]:
         """Return the processes of every backend: by the marker in their environment, and the keepers."""
-        found = {name: Seen() for name in BACKENDS}
+        found = {name: Seen() for name in (*BACKENDS, "vllm")}
         for pid in keeper.process_table():
             folder = Path(keeper.environment_value(pid, keeper.FOLDER_VARIABLE) or "/")
             if folder.parent.name not in found or folder.parents[1] != self.home / "engines":
@@ -256,7 +256,7 @@ class WholeSite:
                 is_child = "VLLM::EngineCore" in process.cmdline()[:1]
                 seen = found[folder.parent.name]
                 (seen.children if is_child else seen.engines).append(process)
-        for name in BACKENDS:
+        for name in found:
             found[name].keepers = list(self._keepers(name))
         return found
 
