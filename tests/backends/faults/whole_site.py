@@ -256,8 +256,8 @@ class WholeSite:
                 is_child = "VLLM::EngineCore" in process.cmdline()[:1]
                 seen = found[folder.parent.name]
                 (seen.children if is_child else seen.engines).append(process)
-        for name in found:
-            found[name].keepers = list(self._keepers(name))
+        for name, seen in found.items():
+            seen.keepers = list(self._keepers(name))
         return found
 
     def strays(self, known: dict[str, Seen]) -> list[str]:
