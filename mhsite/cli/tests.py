@@ -40,7 +40,9 @@ def run_tests(arguments: Sequence[str], *, quiet: bool) -> dict[str, int]:
     results["unit"] = _pytest((*UNIT, f"{_ENDS} and not process"), quiet=quiet)
     results["processes"] = _pytest((*PROCESSES, f"{_ENDS} and process"), quiet=quiet)
     # Each step once for each that is killed; kinds of operations that borrow steps are left to -m faults.
-    results["faults"] = _pytest((*FAULTS[:-1], "faults and not thorough and not engine"), quiet=quiet)
+    results["faults"] = _pytest(
+        (*FAULTS[:-1], "faults and not thorough and not engine"), quiet=quiet
+    )
     ends = _pytest(("-m", "engine or browser"), quiet=quiet)
     results["end to end"] = 0 if ends == NOTHING_COLLECTED else ends
     return results
