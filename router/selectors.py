@@ -43,6 +43,13 @@ class Resolved:
     token: str = ""
 
 
+_Targets = Mapping[str, backends.ServingTarget]
+
+
+def _targets() -> _Targets:
+    return {target.backend: target for target in backends.serving_targets()}
+
+
 def registry() -> Registry:
     """Return the whole registry. Shipped roles nobody has configured have an empty chain."""
     entries = {row.id: _entry(row) for row in ModelEntry.objects.all()}
@@ -65,16 +72,37 @@ def resolved(*, role: str | None = None, model: str | None = None) -> Resolved:
         UnknownRoute: nothing has this name.
         NoRoute: nothing behind it can answer now.
     """
-    targets = {target.backend: target for target in backends.serving_targets()}
+    targets = _targets()
     try:
         # Every chat passes here: first with only what this name needs.
         part = _registry_part(role, model)
         route = resolve(registry=part, engines=_engines(targets), role=role, model=model)
     except (UnknownRoute, NoRoute):
-        engines = _engines_explained(targets)
-        route = resolve(registry=registry(), engines=engines, role=role, model=model)
+        targets, route = _resolved_whole(role, model, targets)
     found = targets[route.backend]
     return Resolved(route, found.engine, found.target, found.token)
+
+
+def _resolved_whole(
+    role: str | None, model: str | None, targets: _Targets
+) -> tuple[_Targets, Route]:
+    """Return who answers, with all that can be said where nobody does.
+
+    What serves and what is under way are two reads: a switch that ends between them has left the one
+    and not yet come to the other, and nothing would seem to run. So a refusal counts when what serves
+    is the same after it as before.
+    """
+    whole = registry()
+    while True:
+        engines = _engines_explained(targets)
+        try:
+            return targets, resolve(registry=whole, engines=engines, role=role, model=model)
+        except (UnknownRoute, NoRoute) as exc:
+            if getattr(exc, "wait", None) is not None:
+                raise
+            before, targets = targets, _targets()
+            if targets == before:
+                raise
 
 
 def _registry_part(role: str | None, model: str | None) -> Registry:
@@ -91,7 +119,7 @@ def _registry_part(role: str | None, model: str | None) -> Registry:
     return Registry()
 
 
-def _engines(targets: Mapping[str, backends.ServingTarget]) -> Engines:
+def _engines(targets: _Targets) -> Engines:
     serving = {
         name: Serving(name, found.target.served_model, found.also)
         for name, found in targets.items()
@@ -100,7 +128,7 @@ def _engines(targets: Mapping[str, backends.ServingTarget]) -> Engines:
     return Engines(serving=tuple(serving.values()), active=active)
 
 
-def _engines_explained(targets: Mapping[str, backends.ServingTarget]) -> Engines:
+def _engines_explained(targets: _Targets) -> Engines:
     """Return the same with what is needed to say why something cannot answer."""
     chosen = backends.active_backend()
     engines = replace(
@@ -122,7 +150,7 @@ def _engines_explained(targets: Mapping[str, backends.ServingTarget]) -> Engines
 
 def model_cards() -> list[ModelCard]:
     """Return every name a request may ask for: served models, registry ids, roles."""
-    targets = {target.backend: target for target in backends.serving_targets()}
+    targets = _targets()
     owners = {
         model: found.backend
         for found in targets.values()

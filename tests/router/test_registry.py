@@ -1,12 +1,16 @@
 import json
 
 import pytest
+from django.conf import settings
 from django.core.management import call_command
 
 from accounts.actors import Actor
 from accounts.errors import InvalidRequest, NotAllowed
 from accounts.models import User
 from audit.models import Event
+from backends import selectors as backends
+from backends.lifecycle import State
+from backends.models import Backend, Switchboard
 from mhsite import home
 from router import selectors
 from router.models import ModelEntry
@@ -78,6 +82,20 @@ def test_a_standard_user_may_not_import(standard: User) -> None:
             actor=Actor(user=standard, surface="rest"), data={"models": {}, "roles": {}}
         )
     assert Event.objects.filter(outcome="refused").exists()
+
+
+def test_a_switch_that_ends_between_two_reads_refuses_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backend = Backend.objects.create(
+        name="vllm", engine="vllm", node=settings.MH_NODE, state=State.READY, model="m",
+        endpoint="http://127.0.0.1:1",
+    )  # fmt: skip
+    Switchboard.objects.update_or_create(id=1, defaults={"active_backend": backend})
+    serving = backends.serving_targets()
+    reads = iter([[], serving, serving])
+    monkeypatch.setattr(backends, "serving_targets", lambda: next(reads))
+    assert selectors.resolved(role="persona").route.backend == "vllm"
 
 
 def test_the_migrations_are_complete() -> None:
