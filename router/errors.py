@@ -2,7 +2,9 @@
 
 MhError
 ├── MethodNotAllowed                      405
-├── InvalidRequest ── ContextTooLong      400
+├── InvalidRequest ┬─ ContextTooLong      400
+│                  └─ NotSupported        400
+├── Invalid        ── InvalidProvider     422
 ├── NotFound       ── UnknownRoute        404
 ├── Conflict       ── DuplicateChat       409
 ├── Unavailable    ── NoRoute             503
@@ -16,6 +18,7 @@ from typing import Any
 
 from accounts.errors import (
     Conflict,
+    Invalid,
     InvalidRequest,
     MhError,
     NotFound,
@@ -39,6 +42,18 @@ class ContextTooLong(InvalidRequest):
     """The prompt does not fit into the model's context."""
 
     code = "context_length_exceeded"
+
+
+class NotSupported(InvalidRequest):
+    """The provider that answers has no such thing."""
+
+    code = "not_supported"
+
+
+class InvalidProvider(Invalid):
+    """What is set for a provider is not complete, or not acceptable."""
+
+    code = "invalid_provider"
 
 
 class UnknownRoute(NotFound):

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from django.db import transaction
 
@@ -35,18 +35,10 @@ from router.events import (
 from router.holding import Waiting, resolved
 from router.models import ModelEntry, Role, RoleLink
 from router.providers.base import ChatCall, Finished, Provider
-from router.providers.openai_compatible import OpenAICompatible, encode
+from router.providers.openai_compatible import encode
+from router.providers.registry import engine_provider
 from router.schemas import ChatRequest, RegistryFile, parse
 from router.selectors import ModelCard, Resolved
-
-#: By engine plugin; every other engine speaks OpenAI's API.
-_PROVIDERS: Final[dict[str, Provider]] = {}
-_DEFAULT: Final = OpenAICompatible()
-
-
-def _provider(engine: str) -> Provider:
-    return _PROVIDERS.get(engine, _DEFAULT)
-
 
 # -- admission
 
@@ -189,7 +181,7 @@ async def chat_admitted(admitted: Admitted[ChatRequest]) -> AsyncGenerator[ChatE
                 yield queued
             found = waiting.found
             call = _call(admitted.asked, found, waiting.request_id)
-            sent = _sent(clock, _provider(found.engine), found, call)
+            sent = _sent(clock, engine_provider(found.engine), found, call)
             deltas = await stack.enter_async_context(sent)
             started = True
             yield _start(found, actor)
@@ -339,7 +331,9 @@ async def relay(admitted: Admitted[OpenAICall]) -> AsyncGenerator[bytes, None]:
             pass  # a comment every few seconds says that it waits
         found = waiting.found
         body = call.for_route(found)
-        relayed = _provider(found.engine).relay(found.target, call.path, body, waiting.request_id)
+        relayed = engine_provider(found.engine).relay(
+            found.target, call.path, body, waiting.request_id
+        )
         async for frame in await stack.enter_async_context(relayed):
             yield frame
 
@@ -355,7 +349,7 @@ async def relay_complete(admitted: Admitted[OpenAICall]) -> bytes:
         async for _ in waiting.until_leased(stack):
             pass
         found = waiting.found
-        return await _provider(found.engine).ask(
+        return await engine_provider(found.engine).ask(
             found.target, call.path, call.for_route(found), waiting.request_id
         )
 

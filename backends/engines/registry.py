@@ -2,15 +2,13 @@
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
-from importlib.metadata import EntryPoint, entry_points
-from types import MappingProxyType
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint
 from typing import Final
-
-import structlog
 
 from backends.engines.base import Capabilities, Engine, Options
 from backends.errors import UnknownBackend
+from backends.plugins import plugins
 
 GROUP: Final = "metahuman.engines"
 #: Ours, known even where the project's own metadata is not installed.
@@ -20,18 +18,11 @@ BUILT_IN: Final = (
 )
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,49}")
 
-log = structlog.get_logger(__name__)
-
 
 @functools.cache
 def engines() -> Mapping[str, Engine]:
     """Return every working plugin by name, loaded once; a broken one is logged and left out."""
-    found: dict[str, Engine] = {}
-    for point in _entry_points():
-        engine = _load(point)
-        if engine is not None:
-            found[engine.name] = engine
-    return MappingProxyType(found)
+    return plugins(BUILT_IN, _problem, Engine)  # type: ignore[type-abstract]
 
 
 def engine(name: str) -> Engine:
@@ -41,35 +32,6 @@ def engine(name: str) -> Engine:
     except KeyError:
         known = ", ".join(sorted(engines())) or "none"
         raise UnknownBackend(f"There is no backend “{name[:80]}”. There are: {known}.") from None
-
-
-def _entry_points() -> Iterable[EntryPoint]:
-    """Ours first; a package that takes a name already taken is logged and left out."""
-    points = {point.name: point for point in BUILT_IN}
-    for point in entry_points(group=GROUP):
-        known = points.setdefault(point.name, point)
-        if known.value != point.value:
-            _skip(point, f"the name is taken by {known.value}")
-    return points.values()
-
-
-def _load(point: EntryPoint) -> Engine | None:
-    try:
-        plugin = point.load()
-        problem = _problem(plugin, point.name)
-        made = None if problem else plugin()
-    except (Exception, SystemExit) as error:  # noqa: BLE001 — somebody else's code, run at import
-        _skip(point, f"{type(error).__name__}: {error}")
-        return None
-    if problem:
-        _skip(point, problem)
-        return None
-    assert isinstance(made, Engine)  # noqa: S101 — for the type checker
-    return made
-
-
-def _skip(point: EntryPoint, reason: str) -> None:
-    log.error("engine plugin skipped", plugin=point.name, value=point.value, reason=reason)
 
 
 def _problem(plugin: object, name: str) -> str:

@@ -1,4 +1,4 @@
-"""The adapter for engines that speak OpenAI's API: vLLM, and anything else with a base URL."""
+"""What adapters have in common whose other side speaks OpenAI's API: vLLM, and anything with a base URL."""
 
 import asyncio
 import contextlib
@@ -24,11 +24,24 @@ from router.providers.openai_stream import ChatReader, Relay
 from router.providers.pool import client_for
 
 CHAT_PATH = "/v1/chat/completions"
+#: What passes through byte by byte.
+OPENAI_PATHS = frozenset({CHAT_PATH, "/v1/completions"})
 _DRAIN_SECONDS = 0.25
 
 
 class OpenAICompatible(Provider):
     """Speaks ``/v1/chat/completions`` and its like."""
+
+    def url(self, target: Target, path: str) -> str:
+        """Return the address of ``path``, one of OpenAI's, which begin with ``/v1``."""
+        return f"{target.endpoint}{path}"
+
+    def headers(self, target: Target, request_id: str) -> dict[str, str]:
+        """Return the headers of a request."""
+        headers = {"Content-Type": "application/json", "X-Request-Id": request_id}
+        if target.api_key:
+            headers["Authorization"] = f"Bearer {target.api_key}"
+        return headers
 
     @asynccontextmanager
     async def chat(self, target: Target, call: ChatCall) -> AsyncIterator[AsyncIterator[Delta]]:
@@ -59,11 +72,9 @@ class OpenAICompatible(Provider):
         self, target: Target, path: str, body: bytes, request_id: str
     ) -> AsyncIterator[httpx.Response]:
         client = await client_for(target.endpoint)
-        headers = {"Content-Type": "application/json", "X-Request-Id": request_id}
-        if target.api_key:
-            headers["Authorization"] = f"Bearer {target.api_key}"
+        headers = self.headers(target, request_id)
         request = client.build_request(
-            "POST", f"{target.endpoint}{path}", content=body, headers=headers
+            "POST", self.url(target, path), content=body, headers=headers
         )
         try:
             response = await client.send(request, stream=True)

@@ -12,6 +12,7 @@ import pytest
 import uv
 from django.conf import settings
 
+from backends import plugins
 from backends.engines import registry
 from backends.engines.ollama import OllamaEngine
 from backends.engines.vllm import VllmEngine
@@ -76,7 +77,7 @@ class Log:
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[Log]:
     log = Log()
-    monkeypatch.setattr(registry, "log", log)
+    monkeypatch.setattr(plugins, "log", log)
     registry.engines.cache_clear()
     yield log
     registry.engines.cache_clear()
@@ -98,7 +99,7 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[EntryPoint]:
 def test_ours_are_found_even_where_the_project_is_not_installed(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "entry_points", lambda group: ())
+    monkeypatch.setattr(plugins, "entry_points", lambda group: ())
     assert isinstance(registry.engine("vllm"), VllmEngine)
     assert isinstance(registry.engine("ollama"), OllamaEngine)
     assert log.errors == []
@@ -117,7 +118,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
 def test_a_broken_plugin_is_logged_once_by_name_and_the_others_work(
     log: Log, broken: list[EntryPoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "entry_points", lambda group: broken)
+    monkeypatch.setattr(plugins, "entry_points", lambda group: broken)
     assert set(registry.engines()) == {"ollama", "vllm"}
     assert set(registry.engines()) == {"ollama", "vllm"}
     assert [facts["plugin"] for facts in log.errors] == list(BROKEN)
@@ -127,7 +128,7 @@ def test_a_broken_plugin_is_logged_once_by_name_and_the_others_work(
 
 def test_a_package_cannot_take_the_name_of_ours(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     thief = EntryPoint(name="vllm", value="mh_fake_engine:FakeEngine", group=registry.GROUP)
-    monkeypatch.setattr(registry, "entry_points", lambda group: (thief,))
+    monkeypatch.setattr(plugins, "entry_points", lambda group: (thief,))
     assert isinstance(registry.engine("vllm"), VllmEngine)
     assert "taken" in log.errors[0]["reason"]
 
