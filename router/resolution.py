@@ -20,6 +20,11 @@ class Entry:
     provider: str
     model: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    #: What to do where the local backend it names does not serve: next, wait, substitute, error.
+    when_off: str = "next"
+    #: Of ``router.schemas.CAPABILITIES``; empty where nobody has said.
+    capabilities: frozenset[str] = frozenset()
+    description: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,10 @@ class Registry:
 
     entries: Mapping[str, Entry] = field(default_factory=dict)
     roles: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    #: Options by role; they win over the entry's. A role that has none is not in it.
+    role_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    #: What to do with conversations that are too long, by role: error, trim. Error where it is not in it.
+    role_context: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
