@@ -4,7 +4,7 @@ routes out, to be tried in order."""
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any
 
 from backends.selectors import Wait
 from router.errors import NoRoute, UnknownRoute
@@ -27,8 +27,12 @@ class WhenOff(StrEnum):
     ERROR = "error"
 
 
-#: What becomes of a prompt that is longer than the model's context.
-ContextPolicy = Literal["error", "trim"]
+class ContextPolicy(StrEnum):
+    """What becomes of a conversation that is longer than the model's context."""
+
+    ERROR = "error"
+    #: Leave out the oldest messages.
+    TRIM = "trim"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,9 @@ class Entry:
     model: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     when_off: WhenOff = WhenOff.NEXT
+    #: Of ``router.schemas.CAPABILITIES``; empty where nobody has said.
     capabilities: frozenset[str] = frozenset()
+    description: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +55,9 @@ class Registry:
 
     entries: Mapping[str, Entry] = field(default_factory=dict)
     roles: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    #: Options by role; they win over the entry's. A role that has none is not in it.
     role_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    #: What becomes of conversations that are too long, by role. Error where it is not in it.
     role_context: Mapping[str, ContextPolicy] = field(default_factory=dict)
 
 
@@ -132,7 +140,7 @@ class Route:
     options: Mapping[str, Any] = field(default_factory=dict)
     entry: str | None = None
     role: str | None = None
-    context: ContextPolicy = "error"
+    context: ContextPolicy = ContextPolicy.ERROR
     #: What the registry says the model can.
     capabilities: frozenset[str] = frozenset()
 
@@ -264,7 +272,7 @@ def _by_role(role: str, facts: _Facts) -> Chain:
 def _for_role(route: Route, role: str, registry: Registry) -> Route:
     """Return ``route`` with what the role says: its options win over the entry's."""
     options = {**route.options, **registry.role_options.get(role, {})}
-    context = registry.role_context.get(role, "error")
+    context = registry.role_context.get(role, ContextPolicy.ERROR)
     return replace(route, role=role, options=options, context=context)
 
 
