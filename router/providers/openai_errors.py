@@ -65,10 +65,12 @@ def refusal_error(status: int, body: bytes, *, retry_after: str = "") -> MhError
     if status in {400, 413, 422}:
         return _bad_request(message, param)
     if status in {401, 403}:
-        return UpstreamFailed(
+        refused = UpstreamFailed(
             "The engine refused the site's own key. Its owner must check the backend's settings.",
             code="upstream_refused_key",
         )
+        refused.retryable = False
+        return refused
     if status == HTTPStatus.NOT_FOUND:
         return NotFound(
             "The engine does not know this model any more. Look at /v1/models.",

@@ -157,6 +157,8 @@ class Counts:
     """What happened to requests so far. ``running`` is how many are being generated now."""
 
     started: int = 0
+    #: Answered with ``status=…``.
+    refused: int = 0
     finished: int = 0
     aborted: int = 0
     failed: int = 0
@@ -388,6 +390,7 @@ class FakeVllm:
             return web.Response(status=502, text=page, content_type="text/html")
         if self.behaviour.has("status"):
             status = self.behaviour.number("status", 500)
+            self.counts.refused += 1
             return error(status, f"secret inside /home/somebody {status}", "InternalServerError")
         try:
             body = json.loads(await request.read())
