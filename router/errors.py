@@ -9,9 +9,11 @@ MhError
 ├── Conflict       ── DuplicateChat       409
 ├── Unavailable    ── NoRoute             503
 │                  └─ EngineUnreachable   503
-├── UpstreamFailed ── EngineStopped       502
-│                  └─ UpstreamGarbled     502
-└── UpstreamTimedOut                      504
+├── UpstreamFailed ┬─ EngineStopped       502
+│                  ├─ UpstreamGarbled     502
+│                  ├─ ProviderRefused     502
+│                  └─ JobFailed           502
+└── UpstreamTimedOut ─ JobTimedOut        504
 """
 
 from typing import Any
@@ -24,6 +26,7 @@ from accounts.errors import (
     NotFound,
     Unavailable,
     UpstreamFailed,
+    UpstreamTimedOut,
 )
 from backends.selectors import Wait
 
@@ -95,3 +98,21 @@ class UpstreamGarbled(UpstreamFailed):
     """The engine sent something that is not what its protocol says."""
 
     code = "upstream_garbled"
+
+
+class ProviderRefused(UpstreamFailed):
+    """The provider will not serve this account until its owner does something: key, credits, a paused endpoint."""
+
+    code, retryable = "upstream_refused_key", False
+
+
+class JobFailed(UpstreamFailed):
+    """A job was given to the provider and brought no answer. Sent again, it would run, and cost, twice."""
+
+    code, retryable = "job_failed", False
+
+
+class JobTimedOut(UpstreamTimedOut):
+    """A job did not end in its time; it is cancelled. Sent again, it would run, and cost, twice."""
+
+    code, retryable = "job_timed_out", False

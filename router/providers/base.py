@@ -119,6 +119,11 @@ class Provider(ABC):
         """
         raise NotImplementedError
 
+    def capabilities_of(self, target: Target) -> Capabilities:
+        """Return what works at ``target``: ``capabilities``, or less of it where its settings say so."""
+        del target
+        return self.capabilities
+
     async def check(self, target: Target) -> str:
         """Try the credentials without generating anything; return a sentence on what was found.
 

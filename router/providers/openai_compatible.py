@@ -5,7 +5,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 
@@ -22,6 +22,7 @@ from router.providers.openai_errors import (
 )
 from router.providers.openai_stream import ChatReader, Relay
 from router.providers.pool import client_for
+from router.providers.retry_after import wait_asked
 
 CHAT_PATH = "/v1/chat/completions"
 #: What passes through byte by byte.
@@ -43,12 +44,22 @@ class OpenAICompatible(Provider):
             headers["Authorization"] = f"Bearer {target.api_key}"
         return headers
 
+    def payload(self, target: Target, call: ChatCall) -> dict[str, Any]:
+        """Return the body of a chat completion request, streamed and with usage."""
+        del target
+        return chat_payload(call)
+
+    def refused(self, status: int, body: bytes, headers: Mapping[str, str]) -> MhError:
+        """Return the error for an answer that is not 200; at most ``REFUSAL_MAX`` bytes of it are read."""
+        return refusal_error(status, body, retry_after=wait_asked(headers))
+
     @asynccontextmanager
     async def chat(self, target: Target, call: ChatCall) -> AsyncIterator[AsyncIterator[Delta]]:
         """Send a chat, streamed."""
-        body = encode(chat_payload(call))
+        body = encode(self.payload(target, call))
         async with self._send(target, CHAT_PATH, body, call.request_id) as response:
-            yield _deltas(response)
+            await streamed(response)
+            yield read_deltas(response, ChatReader())
 
     @asynccontextmanager
     async def relay(
@@ -56,6 +67,7 @@ class OpenAICompatible(Provider):
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """Send a streamed request; pass its frames on."""
         async with self._send(target, path, body, request_id) as response:
+            await streamed(response)
             yield _frames(response)
 
     async def ask(self, target: Target, path: str, body: bytes, request_id: str) -> bytes:
@@ -82,10 +94,21 @@ class OpenAICompatible(Provider):
             raise transport_error(exc, begun=False) from exc
         try:
             if response.status_code != httpx.codes.OK:
-                raise await _refused(response)
+                raise await self._refused(response)
             yield response
         finally:
             await response.aclose()
+
+    async def _refused(self, response: httpx.Response) -> MhError:
+        body = b""
+        try:
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > REFUSAL_MAX:
+                    break
+        except TRANSPORT_ERRORS as exc:
+            return transport_error(exc, begun=False)
+        return self.refused(response.status_code, body, response.headers)
 
 
 def chat_payload(call: ChatCall) -> dict[str, Any]:
@@ -114,22 +137,39 @@ def encode(payload: Mapping[str, Any]) -> bytes:
     return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-async def _refused(response: httpx.Response) -> MhError:
-    body = b""
+class StreamReader(Protocol):
+    """Reads one protocol's stream from bytes cut anywhere."""
+
+    complete: bool
+
+    def feed(self, data: bytes) -> list[Delta]:
+        """Return the deltas in ``data``."""
+
+    def end(self) -> list[Delta]:
+        """Say that no more bytes come; return what that completes."""
+
+
+async def streamed(response: httpx.Response) -> None:
+    """Return if ``response`` is a stream; some providers answer with an error as JSON, under HTTP 200.
+
+    Raises:
+        MhError: it is none.
+    """
+    if "json" not in response.headers.get("content-type", ""):
+        return
     try:
-        async for chunk in response.aiter_bytes():
-            body += chunk
-            if len(body) > REFUSAL_MAX:
-                break
+        _checked(await response.aread())
     except TRANSPORT_ERRORS as exc:
-        return transport_error(exc, begun=False)
-    return refusal_error(
-        response.status_code, body, retry_after=response.headers.get("retry-after", "")
-    )
+        raise transport_error(exc, begun=True) from exc
+    raise UpstreamGarbled("The engine did not stream its answer.")
 
 
-async def _deltas(response: httpx.Response) -> AsyncIterator[Delta]:
-    reader = ChatReader()
+async def read_deltas(response: httpx.Response, reader: StreamReader) -> AsyncIterator[Delta]:
+    """Yield what ``reader`` finds in the body, to its end marker.
+
+    Raises:
+        MhError: it broke off, or carries an error.
+    """
     chunks = response.aiter_raw()
     try:
         async for chunk in chunks:
