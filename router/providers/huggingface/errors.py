@@ -54,7 +54,7 @@ def refused(status: int, body: bytes, headers: Mapping[str, str]) -> MhError:
     if error := _no_chat(status, body, fields):
         return error
     if status in _LOADING and fields.get("error_type") != "healthcheck":
-        return Loading("The endpoint at Hugging Face is not ready yet. Try again in a minute.")
+        return Loading("The model at Hugging Face is not ready yet. Try again in a minute.")
     if isinstance(fields.get("error_type"), str):
         return tgi_error(fields, wait=wait_asked(headers))
     return refusal_error(status, body, retry_after=wait_asked(headers))

@@ -1,7 +1,7 @@
 """Hugging Face as a provider."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from http import HTTPStatus
@@ -124,8 +124,8 @@ class HuggingFace(OpenAICompatible):
             except Loading:
                 if not _patience(target):
                     raise
-                waiting = self._when_ready(target, attempt)
-                deltas = await stack.enter_async_context(aclosing(waiting))
+                waiting = aclosing(self._when_ready(target, attempt))
+                deltas = await stack.enter_async_context(waiting)
             yield deltas
 
     @asynccontextmanager
@@ -180,7 +180,7 @@ class HuggingFace(OpenAICompatible):
 
     async def _when_ready(
         self, target: Target, attempt: Callable[[Target], Awaitable[AsyncIterator[Delta]]]
-    ) -> AsyncIterator[Delta]:
+    ) -> AsyncGenerator[Delta, None]:
         yield Waits("the endpoint at Hugging Face is starting")
         async for delta in await self._patiently(target, attempt, loading=True):
             yield delta

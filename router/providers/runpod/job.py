@@ -1,7 +1,7 @@
 """A chat as a job: submitted once, followed by polling, cancelled when nobody wants it any more."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, Final
 
@@ -94,7 +94,7 @@ class _Following:
         #: Whether the job needs no cancelling any more.
         self.over = False
 
-    async def deltas(self) -> AsyncIterator[Delta]:
+    async def deltas(self) -> AsyncGenerator[Delta, None]:
         """Yield the job's deltas, ``Finished`` last."""
         deadline = asyncio.get_running_loop().time() + self._settings.ttl + _GRACE
         while True:
