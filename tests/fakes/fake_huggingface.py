@@ -81,8 +81,14 @@ class FakeHuggingFace(FakeCloud):
 
     async def _routed(self, request: web.Request) -> web.StreamResponse:
         if self.behaviour.has("unserved"):
-            message = "The requested model 'org/x' is not supported by any provider you have enabled."
-            error = {"message": message, "type": "invalid_request_error", "code": "model_not_supported"}
+            message = (
+                "The requested model 'org/x' is not supported by any provider you have enabled."
+            )
+            error = {
+                "message": message,
+                "type": "invalid_request_error",
+                "code": "model_not_supported",
+            }
             return web.json_response({"error": error}, status=400)
         if self.behaviour.has("credits"):
             error_text = "You have exceeded your monthly included credits for Inference Providers."

@@ -162,7 +162,12 @@ class FakeOpenAI(FakeCloud):
 
 USAGE = {"prompt_tokens": 9, "completion_tokens": len(WORDS), "total_tokens": 9 + len(WORDS)}
 TOOL_CALL_DELTAS: list[dict[str, Any]] = [
-    {"index": 0, "id": "call_1", "type": "function", "function": {"name": "weather", "arguments": ""}},
+    {
+        "index": 0,
+        "id": "call_1",
+        "type": "function",
+        "function": {"name": "weather", "arguments": ""},
+    },
     {"index": 0, "function": {"arguments": '{"city": '}},
     {"index": 0, "function": {"arguments": '"Paris"}'}},
 ]

@@ -21,6 +21,7 @@ Source: Runpod documentation "Operation reference", "Job states and metrics"; ru
 ``forget``           the job is unknown (404) once it has begun
 ``no-done``          ``new``: the stream lacks its end
 ``lose-poll=N``      N answers to ``/stream`` are lost on their way, with what they held
+``polls-cut``        no poll is answered; other calls are
 ``poll-limit=N``     N polls are answered 429
 ``run-status=CODE``  ``/run`` answers this
 ``run-cut``          ``/run`` takes the job and its answer is lost
@@ -55,8 +56,9 @@ class Job:
     policy: dict[str, Any]
     status: str = "IN_QUEUE"
     polls: int = 0
-    #: Elements not yet given by ``/stream``.
-    left: list[Any] = field(default_factory=list)
+    #: Elements that the worker has put out, and those of them that ``/stream`` has given.
+    made: int = 0
+    given: int = 0
     output: list[Any] = field(default_factory=list)
     error: str | None = None
     #: How many times a worker took it.
@@ -110,32 +112,28 @@ class FakeRunPod(FakeCloud):
         self.jobs[job.id] = job
         self.changed.set()
         if behaviour.has("run-cut"):
-            assert request.transport is not None
-            request.transport.abort()
+            cut(request)
         # The platform goes on with a request whose client has left.
         await asyncio.shield(asyncio.sleep(behaviour.number("run-slow")))
         return web.json_response({"id": job.id, "status": job.status})
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
-        if refused := self._poll_refused():
+        if refused := self._poll_refused(request):
             return refused
         job = self._job(request)
         self._advance(job)
-        given, job.left = (job.left[:1], job.left[1:]) if self._slowly() else (job.left, [])
+        given, job.given = job.output[job.given : job.made], job.made
         if self.behaviour.has("unstreamed"):
             given = []
-        if (given or job.status == "IN_PROGRESS") and self.behaviour.take("lose-poll"):
-            assert request.transport is not None
-            request.transport.abort()
-            return web.Response()
+        if given and self.behaviour.take("lose-poll"):
+            return cut(request)
         chunks = [{"output": element, "metrics": {}} for element in given]
         if self.behaviour.has("bare-array"):
             return web.json_response(chunks)
-        status = "IN_PROGRESS" if job.left and job.status == "COMPLETED" else job.status
-        return web.json_response({"status": status, "stream": chunks})
+        return web.json_response({"status": job.status, "stream": chunks})
 
     async def _status(self, request: web.Request) -> web.StreamResponse:
-        if refused := self._poll_refused():
+        if refused := self._poll_refused(request):
             return refused
         job = self._job(request)
         self._advance(job)
@@ -179,7 +177,9 @@ class FakeRunPod(FakeCloud):
             raise web.HTTPNotFound
         return job
 
-    def _poll_refused(self) -> web.Response | None:
+    def _poll_refused(self, request: web.Request) -> web.Response | None:
+        if self.behaviour.has("polls-cut"):
+            return cut(request)
         if self.behaviour.take("poll-limit"):
             return web.json_response({"error": "too many"}, status=429)
         return None
@@ -195,10 +195,10 @@ class FakeRunPod(FakeCloud):
             wait = max(behaviour.number("cold"), behaviour.number("busy"))
             if job.polls > wait:
                 self._begin(job)
-        elif job.status == "IN_PROGRESS" and not behaviour.has("endless") and not job.left:
-            job.status = "COMPLETED"
-        elif job.status == "IN_PROGRESS" and behaviour.has("unstreamed"):
-            job.status = "COMPLETED"
+        elif job.status == "IN_PROGRESS":
+            if job.made == len(job.output) and not behaviour.has("endless"):
+                job.status = "COMPLETED"
+            job.made = min(job.made + 1, len(job.output)) if self._slowly() else len(job.output)
         self.changed.set()
 
     def _begin(self, job: Job) -> None:
@@ -209,7 +209,6 @@ class FakeRunPod(FakeCloud):
             job.status = self.behaviour.text("ends")
         else:
             job.output = self._output(job)
-            job.left = list(job.output)
 
     def _output(self, job: Job) -> list[Any]:
         if self.behaviour.has("error-element"):
@@ -264,6 +263,12 @@ class FakeRunPod(FakeCloud):
 
     async def _ping(self, _request: web.Request) -> web.Response:
         return web.Response(status=204 if self.behaviour.has("cold") else 200)
+
+
+def cut(request: web.Request) -> web.Response:
+    assert request.transport is not None
+    request.transport.abort()
+    return web.Response()
 
 
 def chunk(delta: dict[str, Any], reason: str | None = None) -> bytes:

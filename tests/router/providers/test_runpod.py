@@ -99,9 +99,7 @@ async def test_a_batch_is_given_as_soon_as_it_is_there(fake: FakeRunPod) -> None
 
 async def test_what_a_job_is_sent(fake: FakeRunPod) -> None:
     options = {"temperature": 0, "top_k": 5, "max_tokens": 8}
-    await deltas(
-        runpod, at(fake, executionTimeout=60, ttl=120), call(model="m", options=options)
-    )
+    await deltas(runpod, at(fake, executionTimeout=60, ttl=120), call(model="m", options=options))
     sent = fake.asked("/run")[0]["body"]
     assert sent == {
         "input": {
@@ -306,20 +304,9 @@ async def test_polls_refused_for_their_number_are_repeated(fake: FakeRunPod) -> 
 
 
 async def test_an_api_that_stays_away_ends_the_chat_and_the_job(fake: FakeRunPod) -> None:
-    fake.behave("endless", "lose-poll=99")
-    fake.jobs_status = "down"  # type: ignore[attr-defined]
-    original = FakeRunPod._status
-    FakeRunPod._status = lambda self, request: _cut(request)  # type: ignore[method-assign,assignment]
-    try:
-        error = await failure(runpod, at(fake))
-    finally:
-        FakeRunPod._status = original  # type: ignore[method-assign]
-    assert isinstance(error, EngineStopped)
+    fake.behave("polls-cut")
+    assert isinstance(await failure(runpod, at(fake)), EngineStopped)
     assert fake.jobs["job1-u1"].status == "CANCELLED"
-
-
-async def _cut(request: Any) -> Any:
-    request.transport.abort()
 
 
 # -- failures
