@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from aiohttp import web
@@ -50,6 +50,7 @@ class FakeCloud:
         self.requests: list[dict[str, Any]] = []
         self.running = 0
         self.aborted = 0
+        self.changed = asyncio.Event()
 
     def behave(self, *behaviour: str) -> None:
         self.behaviour = Behaviour(behaviour)
@@ -60,6 +61,13 @@ class FakeCloud:
 
     def state(self) -> dict[str, Any]:
         return {"running": self.running, "aborted": self.aborted, "requests": len(self.requests)}
+
+    async def until(self, check: Callable[[], object], *, seconds: float = 5) -> None:
+        """Return when ``check`` is true; it is asked again after each change."""
+        async with asyncio.timeout(seconds):
+            while not check():
+                self.changed.clear()
+                await self.changed.wait()
 
     def routes(self, app: web.Application) -> None:
         raise NotImplementedError
@@ -81,10 +89,9 @@ class FakeCloud:
         self.behave(*(await request.json()).get("behaviour", []))
         return web.json_response({})
 
-    async def _guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
+    async def _guard(self, request: web.Request, handler: Any) -> Any:
         if request.path.startswith("/_fake/"):
-            response: web.StreamResponse = await handler(request)
-            return response
+            return await handler(request)
         body: Any = None
         with contextlib.suppress(ValueError):
             body = json.loads(await request.read() or b"null")
@@ -93,8 +100,7 @@ class FakeCloud:
         self.requests.append(seen)
         if self.key and headers.get("authorization") != f"Bearer {self.key}":
             return self.unauthorized()
-        response = await handler(request)
-        return response
+        return await handler(request)
 
     _guard.__middleware_version__ = 1  # type: ignore[attr-defined]  # as ``web.middleware`` does
 
@@ -102,6 +108,7 @@ class FakeCloud:
     def generating(self) -> Any:
         """Count a generation, and whether its client left."""
         self.running += 1
+        self.changed.set()
         try:
             yield
         except (asyncio.CancelledError, ConnectionError):
@@ -109,6 +116,7 @@ class FakeCloud:
             raise
         finally:
             self.running -= 1
+            self.changed.set()
 
 
 async def stream(

@@ -165,7 +165,7 @@ class FakeHuggingFace(FakeCloud):
             return tgi_refusal(self.behaviour.text("error"))
         body = await request.json()
         parameters = body.get("parameters", {})
-        if not 0 < parameters.get("temperature", 1) or not 0 < parameters.get("top_p", 0.5) < 1:
+        if parameters.get("temperature", 1) <= 0 or not 0 < parameters.get("top_p", 0.5) < 1:
             return tgi_refusal("validation", "`temperature` must be strictly positive")
         with self.generating():
             self.generated += 1

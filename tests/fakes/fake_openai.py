@@ -92,25 +92,12 @@ class FakeOpenAI(FakeCloud):
         behaviour = self.behaviour
         if behaviour.has("status"):
             return refusal(int(behaviour.number("status", 500)))
-        if behaviour.has("insufficient-quota"):
-            message = "You exceeded your current quota, please check your plan and billing details."
-            return refusal(429, message, "insufficient_quota", retry_after="7")
-        if behaviour.has("rate-limited"):
-            return refusal(429, retry_after="7", x_ratelimit_remaining_requests="0")
-        if behaviour.has("reset-only"):
-            used_up = {"x_ratelimit_remaining_tokens": "0", "x_ratelimit_reset_tokens": "1m1s"}
-            return refusal(429, **used_up)
-        if behaviour.has("overloaded"):
-            return refusal(503, "The server is overloaded.")
         if behaviour.has("no-max-tokens") and "max_tokens" in body:
-            message = (
-                "Unsupported parameter: 'max_tokens' is not supported with this model. "
-                "Use 'max_completion_tokens' instead."
-            )
-            return refusal(400, message, "unsupported_parameter")
+            return refusal(400, NO_MAX_TOKENS, "unsupported_parameter")
         if behaviour.has("error-under-200"):
             return web.json_response({"error": {"message": "no", "code": 429}})
-        return None
+        habits = [habit for habit in REFUSALS if behaviour.has(habit)]
+        return refusal(**REFUSALS[habits[0]]) if habits else None
 
     async def _frames(self, body: dict[str, Any]) -> AsyncIterator[bytes]:
         comments = self.behaviour.has("comments")
@@ -160,6 +147,26 @@ class FakeOpenAI(FakeCloud):
         return {"id": "chatcmpl-fake", "model": body["model"], "choices": [choice], "usage": USAGE}
 
 
+NO_MAX_TOKENS = (
+    "Unsupported parameter: 'max_tokens' is not supported with this model. "
+    "Use 'max_completion_tokens' instead."
+)
+#: The arguments of ``refusal`` for habits that refuse everything.
+REFUSALS: dict[str, dict[str, Any]] = {
+    "insufficient-quota": {
+        "status": 429,
+        "message": "You exceeded your current quota, please check your plan and billing details.",
+        "code": "insufficient_quota",
+        "retry_after": "7",
+    },
+    "rate-limited": {"status": 429, "retry_after": "7", "x_ratelimit_remaining_requests": "0"},
+    "reset-only": {
+        "status": 429,
+        "x_ratelimit_remaining_tokens": "0",
+        "x_ratelimit_reset_tokens": "1m1s",
+    },
+    "overloaded": {"status": 503, "message": "The server is overloaded."},
+}
 USAGE = {"prompt_tokens": 9, "completion_tokens": len(WORDS), "total_tokens": 9 + len(WORDS)}
 TOOL_CALL_DELTAS: list[dict[str, Any]] = [
     {

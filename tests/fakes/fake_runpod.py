@@ -71,16 +71,13 @@ class FakeRunPod(FakeCloud):
     def __init__(self, *behaviour: str, key: str = "") -> None:
         super().__init__(*behaviour, key=key)
         self.jobs: dict[str, Job] = {}
-        self.changed = asyncio.Event()
 
     def state(self) -> dict[str, Any]:
         return {**super().state(), "jobs": [asdict(job) for job in self.jobs.values()]}
 
-    async def until(self, status: str, count: int = 1) -> None:
-        """Return when ``count`` jobs are in this state."""
-        while sum(job.status == status for job in self.jobs.values()) < count:
-            self.changed.clear()
-            await self.changed.wait()
+    def count(self, status: str) -> int:
+        """Return how many jobs are in this state."""
+        return sum(job.status == status for job in self.jobs.values())
 
     def routes(self, app: web.Application) -> None:
         base = "/v2/{endpoint}"
@@ -158,7 +155,7 @@ class FakeRunPod(FakeCloud):
     async def _health(self, request: web.Request) -> web.StreamResponse:
         if request.match_info["endpoint"] not in ENDPOINTS:
             return web.json_response({"error": "endpoint not found"}, status=404)
-        queued = sum(job.status == "IN_QUEUE" for job in self.jobs.values())
+        queued = self.count("IN_QUEUE")
         workers = {"idle": 0, "running": 0, "initializing": 0, "throttled": 0}
         if self.behaviour.has("cold"):
             workers["initializing"] = 1

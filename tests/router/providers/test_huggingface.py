@@ -29,7 +29,6 @@ from tests.router.providers.cloud import (
     deltas,
     failure,
     finished,
-    first_piece,
     target,
     text,
     waits,
@@ -140,12 +139,9 @@ async def test_a_client_that_leaves_is_seen_by_the_endpoint(
 ) -> None:
     fake.behave("silent")
     task = asyncio.create_task(deltas(huggingface, endpoint(fake, api=api)))
-    async with asyncio.timeout(5):
-        while not fake.running:
-            await asyncio.sleep(0.01)
-        task.cancel()
-        while not fake.aborted:
-            await asyncio.sleep(0.01)
+    await fake.until(lambda: fake.running)
+    task.cancel()
+    await fake.until(lambda: fake.aborted)
 
 
 # -- an endpoint that loads

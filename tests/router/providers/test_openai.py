@@ -125,12 +125,9 @@ async def test_the_wait_that_is_asked_for_is_passed_on(
 async def test_a_client_that_leaves_closes_the_connection(fake: FakeOpenAI) -> None:
     fake.behave("silent")
     task = asyncio.create_task(deltas(openai, at(fake)))
-    async with asyncio.timeout(5):
-        while not fake.running:
-            await asyncio.sleep(0.01)
-        task.cancel()
-        while not fake.aborted:
-            await asyncio.sleep(0.01)
+    await fake.until(lambda: fake.running)
+    task.cancel()
+    await fake.until(lambda: fake.aborted)
 
 
 @pytest.mark.parametrize("habit", ["error-under-200", "no-done", "error-after=1"])
@@ -138,9 +135,12 @@ async def test_what_passes_through_ends_in_an_error_as_well(fake: FakeOpenAI, ha
     fake.behave(habit)
     body = b'{"model": "m", "stream": true}'
     with pytest.raises(MhError):
-        async with openai.relay(at(fake), CHAT_PATH, body, "r") as frames:
-            async for _ in frames:
-                pass
+        await relayed(at(fake), body)
+
+
+async def relayed(to: Target, body: bytes) -> bytes:
+    async with openai.relay(to, CHAT_PATH, body, "r") as frames:
+        return b"".join([frame async for frame in frames])
 
 
 # -- the limit's name

@@ -59,9 +59,8 @@ def at(fake: FakeRunPod, **settings: Any) -> Target:
     return target(runpod, {**usual, **settings})
 
 
-async def until_status(fake: FakeRunPod, status: str, count: int = 1) -> None:
-    async with asyncio.timeout(5):
-        await fake.until(status, count)
+async def until_status(fake: FakeRunPod, status: str) -> None:
+    await fake.until(lambda: fake.count(status))
 
 
 # -- answers
