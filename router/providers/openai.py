@@ -1,6 +1,8 @@
 """Anything on the network with an OpenAI-compatible base URL: OpenAI, OpenRouter, Groq, LM Studio, llama.cpp's server."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, ClassVar, Final, Literal
 from urllib.parse import urlsplit
 
@@ -10,12 +12,13 @@ from backends.engines.base import Target
 from router.providers.addresses import BaseUrl
 from router.providers.base import Capabilities, ChatCall, ProviderSettings
 from router.providers.exchange import model_names
-from router.providers.openai_compatible import OPENAI_PATHS, OpenAICompatible, chat_payload
+from router.providers.openai_compatible import CHAT_PATH, OPENAI_PATHS, OpenAICompatible, encode
 
 #: Hosts of OpenAI's own API. Source: OpenAI's API reference, "Chat", ``max_completion_tokens``.
 _OWN_HOSTS: Final = (".openai.com", ".openai.azure.com")
 #: What compatible engines have and OpenAI's own API refuses.
 _NOT_OPENAIS: Final = frozenset({"top_k", "min_p", "repetition_penalty"})
+_LOOKED_FOR: Final = tuple(f'"{name}"'.encode() for name in ("max_tokens", *sorted(_NOT_OPENAIS)))
 
 
 class OpenAISettings(ProviderSettings):
@@ -77,15 +80,19 @@ class OpenAI(OpenAICompatible):
 
     def payload(self, target: Target, call: ChatCall) -> dict[str, Any]:
         """Return the body of a chat, with the limit by the name this API has for it."""
-        payload = chat_payload(call)
-        settings = target.options
-        if not isinstance(settings, OpenAISettings):
-            return payload
-        if "max_tokens" in payload:
-            payload[settings.limit_name] = payload.pop("max_tokens")
-        if settings.is_openais:
-            payload = {key: value for key, value in payload.items() if key not in _NOT_OPENAIS}
-        return payload
+        return _adapted(target, super().payload(target, call))
+
+    @asynccontextmanager
+    async def relay(
+        self, target: Target, path: str, body: bytes, request_id: str
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Pass a streamed request on."""
+        async with super().relay(target, path, _passed(target, path, body), request_id) as frames:
+            yield frames
+
+    async def ask(self, target: Target, path: str, body: bytes, request_id: str) -> bytes:
+        """Pass a request on."""
+        return await super().ask(target, path, _passed(target, path, body), request_id)
 
     async def check(self, target: Target) -> str:
         """Ask for the list of models, which needs the key and generates nothing."""
@@ -104,3 +111,27 @@ class OpenAI(OpenAICompatible):
             endpoint=target.endpoint,
             headers=self.headers(target, "check"),
         )
+
+
+def _passed(target: Target, path: str, body: bytes) -> bytes:
+    """Return ``body``, unchanged wherever that will do."""
+    if path != CHAT_PATH or not any(name in body for name in _LOOKED_FOR):
+        return body
+    try:
+        asked = json.loads(body)
+    except (ValueError, RecursionError):
+        return body
+    adapted = _adapted(target, asked) if isinstance(asked, dict) else asked
+    return body if adapted == asked else encode(adapted)
+
+
+def _adapted(target: Target, asked: dict[str, Any]) -> dict[str, Any]:
+    """Return a chat's request with the limit by its name here, and without what OpenAI itself refuses."""
+    settings = target.options
+    if not isinstance(settings, OpenAISettings):
+        return asked
+    left_out = _NOT_OPENAIS if settings.is_openais else frozenset()
+    adapted = {key: value for key, value in asked.items() if key not in left_out}
+    if settings.limit_name not in adapted and "max_tokens" in adapted:
+        adapted[settings.limit_name] = adapted.pop("max_tokens")
+    return adapted

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any, ClassVar, Final, TypeVar
@@ -181,39 +181,30 @@ class HuggingFace(OpenAICompatible):
     async def _when_ready(
         self, target: Target, attempt: Callable[[Target], Awaitable[AsyncIterator[Delta]]]
     ) -> AsyncGenerator[Delta, None]:
-        yield Waits("the endpoint at Hugging Face is starting")
-        async for delta in await self._patiently(target, attempt, loading=True):
-            yield delta
+        async for held in _tries(target):
+            yield Waits("the endpoint at Hugging Face is starting")
+            try:
+                deltas = await attempt(held)
+            except Loading:
+                continue
+            async for delta in deltas:
+                yield delta
+            return
+        raise errors.still_loading(_patience(target))
 
     async def _patiently(
-        self,
-        target: Target,
-        attempt: Callable[[Target], Awaitable[_Opened]],
-        *,
-        loading: bool = False,
+        self, target: Target, attempt: Callable[[Target], Awaitable[_Opened]]
     ) -> _Opened:
-        """Return what ``attempt`` returns, trying again while the endpoint loads. Nothing runs twice: a refusal
-        by the proxy has reached no container.
-
-        Args:
-            loading: whether that is known already.
-        """
-        loop = asyncio.get_running_loop()
-        patience = _patience(target)
-        deadline, pause = loop.time() + patience, PAUSE_MIN
-        while True:
-            left = deadline - loop.time()
-            try:
-                return await attempt(_held(target, left) if loading else target)
-            except Loading as exc:
-                if not patience:
-                    raise
-                if left <= 0:
-                    raise errors.still_loading(patience) from exc
-                if loading:
-                    await asyncio.sleep(min(pause, max(left, 0)))
-                    pause = min(pause * 1.5, PAUSE_MAX)
-                loading = True
+        """Return what ``attempt`` returns, trying again while the endpoint loads."""
+        try:
+            return await attempt(target)
+        except Loading:
+            if not _patience(target):
+                raise
+        async for held in _tries(target):
+            with suppress(Loading):
+                return await attempt(held)
+        raise errors.still_loading(_patience(target))
 
     async def _whoami(self, target: Target, settings: HuggingFaceSettings) -> str:
         url = f"{settings.hub_url}/api/whoami-v2"
@@ -253,9 +244,20 @@ def _patience(target: Target) -> int:
     return settings.scale_up_timeout if settings.endpoint_url else 0
 
 
-def _held(target: Target, left: float) -> Target:
-    seconds = max(1, min(HOLD_MAX, int(left)))
-    return replace(target, options=_Held(_settings(target), seconds))
+async def _tries(target: Target) -> AsyncGenerator[Target, None]:
+    """Yield what to send to, again after each pause, as long as the endpoint is waited for.
+
+    Nothing runs twice: what the proxy refuses has reached no container.
+    """
+    loop = asyncio.get_running_loop()
+    left = float(_patience(target))
+    deadline, pause = loop.time() + left, PAUSE_MIN
+    while left > 0:
+        seconds = max(1, min(HOLD_MAX, int(left)))
+        yield replace(target, options=_Held(_settings(target), seconds))
+        await asyncio.sleep(min(pause, max(deadline - loop.time(), 0)))
+        pause = min(pause * 1.5, PAUSE_MAX)
+        left = deadline - loop.time()
 
 
 async def _each(deltas: Sequence[Delta]) -> AsyncIterator[Delta]:

@@ -15,6 +15,8 @@ from router.providers.runpod.output import OutputReader
 from router.providers.runpod.settings import RunPodSettings
 from router.providers.runpod.waiting import waits_from
 
+#: What a job waits for is said again after so many seconds, so that nobody takes it for dead.
+SAID_SECONDS: Final = 15.0
 #: Polls in a row that may bring nothing.
 FAILURES_MAX: Final = 5
 _QUEUED: Final = "IN_QUEUE"
@@ -90,6 +92,7 @@ class _Following:
         self._failures = 0
         self._queued_polls = 0
         self._waits: Waits | None = None
+        self._said_at = 0.0
         self._pause = settings.poll_min
         #: Whether the job needs no cancelling any more.
         self.over = False
@@ -178,7 +181,7 @@ class _Following:
         raise broken_off()
 
     async def _waiting(self, poll: Poll) -> list[Waits]:
-        """Return what the job waits for, where that is news."""
+        """Return what the job waits for, where that is news, or has not been said for long."""
         if poll.status != _QUEUED or self._seen:
             return []
         self._queued_polls += 1
@@ -188,9 +191,10 @@ class _Following:
             waits = waits_from(await self._endpoint.health())
         except MhError:
             waits = self._waits or Waits("queued at RunPod")
-        if waits == self._waits:
+        now = asyncio.get_running_loop().time()
+        if waits == self._waits and now - self._said_at < SAID_SECONDS:
             return []
-        self._waits = waits
+        self._waits, self._said_at = waits, now
         return [waits]
 
     async def _rested(self, poll: Poll) -> None:

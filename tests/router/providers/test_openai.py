@@ -50,6 +50,7 @@ async def test_a_chat_is_read_with_usage(fake: FakeOpenAI, habit: str) -> None:
     }
 
 
+@pytest.mark.fault(32)
 @pytest.mark.parametrize(("kind", "thought"), [("deepseek", "Hmm."), ("openrouter", "Hmm.")])
 async def test_reasoning_of_each_shape_is_kept_apart(
     fake: FakeOpenAI, kind: str, thought: str
@@ -98,6 +99,7 @@ async def test_each_failure_has_its_error(
     assert (type(error), error.code, error.retryable) == (kind, code, retryable)
 
 
+@pytest.mark.fault(25)
 @pytest.mark.parametrize(
     ("code", "kind"),
     [
@@ -122,6 +124,7 @@ async def test_the_wait_that_is_asked_for_is_passed_on(
     assert (await failure(openai, at(fake))).retry_after == seconds
 
 
+@pytest.mark.fault(24)
 async def test_a_client_that_leaves_closes_the_connection(fake: FakeOpenAI) -> None:
     fake.behave("silent")
     task = asyncio.create_task(deltas(openai, at(fake)))
@@ -179,6 +182,17 @@ async def test_a_reasoning_model_that_refuses_max_tokens_answers(fake: FakeOpenA
     fake.behave("no-max-tokens")
     to = at(fake, maxTokensField="max_completion_tokens")
     assert text(await deltas(openai, to, call(options={"max_tokens": 5}))) == TEXT
+
+
+@pytest.mark.parametrize("own", [True, False])
+async def test_a_request_that_passes_through_changes_only_where_it_has_to(
+    fake: FakeOpenAI, own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OpenAISettings, "is_openais", own)
+    asked = {"model": "m", "max_tokens": 5, "top_k": 3, "messages": []}
+    await openai.ask(at(fake), CHAT_PATH, json.dumps(asked).encode(), "r")
+    changed = {"model": "m", "max_completion_tokens": 5, "messages": []}
+    assert fake.requests[-1]["body"] == (changed if own else asked)
 
 
 # -- check
