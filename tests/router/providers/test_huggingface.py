@@ -20,6 +20,7 @@ from router.providers.huggingface import HuggingFace, provider
 from router.providers.huggingface.settings import HuggingFaceSettings
 from router.providers.huggingface.tgi import TgiReader, generate_payload, inputs_of
 from router.providers.openai_compatible import CHAT_PATH
+from tests.backends.faults.table import fault
 from tests.fakes.cloud import serving
 from tests.fakes.fake_huggingface import FakeHuggingFace
 from tests.router.providers.cloud import (
@@ -133,7 +134,7 @@ async def test_an_answer_at_once_is_read_where_a_stream_was_asked_for(
     assert finished(found).reason == "length"
 
 
-@pytest.mark.fault(24)
+@fault(24)
 @pytest.mark.parametrize("api", ["openai", "tgi"])
 async def test_a_client_that_leaves_is_seen_by_the_endpoint(
     fake: FakeHuggingFace, api: str
@@ -195,7 +196,7 @@ async def test_what_passes_through_waits_as_well(fake: FakeHuggingFace) -> None:
     assert fake.generated == 2
 
 
-@pytest.mark.fault(24)
+@fault(24)
 async def test_a_client_that_leaves_while_the_endpoint_loads_asks_no_more(
     fake: FakeHuggingFace,
 ) -> None:
@@ -260,7 +261,7 @@ async def test_each_error_of_tgis_has_its_kind(
     assert (type(error), error.retryable) == (ours, retryable)
 
 
-@pytest.mark.fault(25)
+@fault(25)
 @pytest.mark.parametrize(
     ("kind", "ours"),
     [
@@ -282,7 +283,7 @@ async def test_an_error_frame_of_tgis_chat_says_422_whatever_it_is(fake: FakeHug
     assert isinstance(await failure(huggingface, endpoint(fake, api="openai")), InvalidRequest)
 
 
-@pytest.mark.fault(26)
+@fault(26)
 @pytest.mark.parametrize("count", [0, 3])
 async def test_a_classic_stream_without_its_last_frame_is_not_complete(
     fake: FakeHuggingFace, count: int

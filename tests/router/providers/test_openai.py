@@ -11,6 +11,7 @@ from router.errors import EngineStopped, ProviderRefused
 from router.providers.openai import OpenAI, OpenAISettings
 from router.providers.openai_compatible import CHAT_PATH
 from router.providers.retry_after import wait_asked
+from tests.backends.faults.table import fault
 from tests.fakes.cloud import serving
 from tests.fakes.fake_openai import FakeOpenAI
 from tests.router.providers.cloud import (
@@ -50,7 +51,7 @@ async def test_a_chat_is_read_with_usage(fake: FakeOpenAI, habit: str) -> None:
     }
 
 
-@pytest.mark.fault(32)
+@fault(32)
 @pytest.mark.parametrize(("kind", "thought"), [("deepseek", "Hmm."), ("openrouter", "Hmm.")])
 async def test_reasoning_of_each_shape_is_kept_apart(
     fake: FakeOpenAI, kind: str, thought: str
@@ -99,7 +100,7 @@ async def test_each_failure_has_its_error(
     assert (type(error), error.code, error.retryable) == (kind, code, retryable)
 
 
-@pytest.mark.fault(25)
+@fault(25)
 @pytest.mark.parametrize(
     ("code", "kind"),
     [
@@ -124,7 +125,7 @@ async def test_the_wait_that_is_asked_for_is_passed_on(
     assert (await failure(openai, at(fake))).retry_after == seconds
 
 
-@pytest.mark.fault(24)
+@fault(24)
 async def test_a_client_that_leaves_closes_the_connection(fake: FakeOpenAI) -> None:
     fake.behave("silent")
     task = asyncio.create_task(deltas(openai, at(fake)))

@@ -20,6 +20,7 @@ from router.providers.base import Waits
 from router.providers.openai_compatible import CHAT_PATH
 from router.providers.runpod import RunPod, job
 from router.providers.runpod.settings import RunPodSettings
+from tests.backends.faults.table import fault
 from tests.fakes.cloud import WORDS, serving
 from tests.fakes.fake_runpod import FAILURE, FakeRunPod
 from tests.router.providers.cloud import (
@@ -81,7 +82,7 @@ async def test_a_job_of_either_worker_generation_is_read_however_it_is_given(
     assert not fake.asked("/cancel/job1-u1")
 
 
-@pytest.mark.fault(25)
+@fault(25)
 @pytest.mark.parametrize("size", [1, 3, 7, 64])
 async def test_raw_frames_cut_anywhere_even_inside_characters_are_whole_again(
     fake: FakeRunPod, size: int
@@ -178,7 +179,7 @@ async def test_a_warm_worker_is_not_talked_about(fake: FakeRunPod) -> None:
 # -- leaving cancels
 
 
-@pytest.mark.fault(24)
+@fault(24)
 async def test_a_client_that_leaves_while_the_job_is_queued_cancels_it(fake: FakeRunPod) -> None:
     fake.behave("stuck")
     async with runpod.chat(at(fake), call()) as found:
@@ -187,7 +188,7 @@ async def test_a_client_that_leaves_while_the_job_is_queued_cancels_it(fake: Fak
     assert fake.jobs["job1-u1"].runs == 0
 
 
-@pytest.mark.fault(24)
+@fault(24)
 async def test_a_client_that_leaves_in_the_middle_of_an_answer_cancels_the_job(
     fake: FakeRunPod,
 ) -> None:
@@ -220,7 +221,7 @@ async def test_a_task_that_is_cancelled_twice_still_cancels_its_job(fake: FakeRu
     await until_status(fake, "CANCELLED")
 
 
-@pytest.mark.fault(24)
+@fault(24)
 async def test_a_client_that_leaves_while_the_job_is_being_taken_cancels_it(
     fake: FakeRunPod,
 ) -> None:
@@ -234,7 +235,7 @@ async def test_a_client_that_leaves_while_the_job_is_being_taken_cancels_it(
     assert fake.jobs["job1-u1"].runs == 0
 
 
-@pytest.mark.fault(24)
+@fault(24)
 async def test_a_time_out_of_the_callers_cancels_the_job(fake: FakeRunPod) -> None:
     fake.behave("endless")
     with pytest.raises(TimeoutError):
@@ -298,7 +299,7 @@ async def test_a_refused_job_may_be_sent_again_when_runpod_says(fake: FakeRunPod
     assert len(fake.asked("/run")) == 1
 
 
-@pytest.mark.fault(25)
+@fault(25)
 @pytest.mark.parametrize("worker", ["worker=old", "worker=new", "worker=public"])
 async def test_a_lost_poll_loses_no_token_and_runs_nothing_twice(
     fake: FakeRunPod, worker: str
@@ -341,7 +342,7 @@ async def test_any_error_of_a_job_is_a_sentence(fake: FakeRunPod, reason: str) -
     assert (await failure(runpod, at(fake))).code == "job_failed"
 
 
-@pytest.mark.fault(33)
+@fault(33)
 @pytest.mark.parametrize(
     "reason",
     [
@@ -392,7 +393,7 @@ async def test_an_error_that_a_worker_puts_out_is_one(fake: FakeRunPod) -> None:
     assert isinstance(await failure(runpod, at(fake)), JobFailed)
 
 
-@pytest.mark.fault(26)
+@fault(26)
 async def test_a_completed_job_without_the_engines_end_is_not_complete(fake: FakeRunPod) -> None:
     fake.behave("worker=new", "no-done")
     assert isinstance(await failure(runpod, at(fake)), EngineStopped)
