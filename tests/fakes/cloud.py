@@ -31,11 +31,12 @@ class Behaviour:
 
     def take(self, name: str) -> bool:
         """Say whether ``name`` is to happen once more, and count it down: ``lose-poll=2`` happens twice."""
-        left = self.number(name, 1) if self.has(name) else 0
-        if left <= 0:
+        if not self.has(name):
             return False
-        self._words[name] = str(left - 1) if left > 1 else "0"
-        if left <= 1:
+        left = self.number(name, 1) - 1
+        if left > 0:
+            self._words[name] = str(left)
+        else:
             del self._words[name]
         return True
 

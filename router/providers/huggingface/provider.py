@@ -1,6 +1,7 @@
 """Hugging Face as a provider."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from router.providers.huggingface.errors import Loading, NoChatRoute
 from router.providers.huggingface.settings import HuggingFaceSettings
 from router.providers.huggingface.tgi import TgiReader, generate_payload, read_whole
 from router.providers.openai_compatible import (
+    CHAT_PATH,
     OPENAI_PATHS,
     OpenAICompatible,
     chat_payload,
@@ -33,6 +35,7 @@ HOLD_MAX: Final = 55
 PAUSE_MIN: Final = 1.0
 PAUSE_MAX: Final = 10.0
 _GENERATE: Final = "/"
+_NO_MODEL: Final = b'"model":""'
 
 _Opened = TypeVar("_Opened")
 
@@ -64,11 +67,11 @@ class HuggingFace(OpenAICompatible):
         return Target(endpoint=endpoint, api_key=key, options=settings)
 
     def capabilities_of(self, target: Target) -> Capabilities:
-        """Return less for TGI's classic API."""
+        """Return less for TGI's classic API, and for the router, which has chats only."""
         settings = _settings(target)
-        return (
-            Capabilities() if settings.endpoint_url and settings.api == "tgi" else self.capabilities
-        )
+        if not settings.endpoint_url:
+            return replace(self.capabilities, openai_paths=frozenset({CHAT_PATH}))
+        return Capabilities() if settings.api == "tgi" else self.capabilities
 
     def url(self, target: Target, path: str) -> str:
         """Return the address of ``path``; the router's has the version already."""
@@ -133,10 +136,11 @@ class HuggingFace(OpenAICompatible):
         self, target: Target, path: str, body: bytes, request_id: str
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """Pass a streamed request on, when the endpoint is ready."""
+        named = _with_model(body)
         async with AsyncExitStack() as stack:
 
             async def attempt(held: Target) -> AsyncIterator[bytes]:
-                relayed = OpenAICompatible.relay(self, held, path, body, request_id)
+                relayed = OpenAICompatible.relay(self, held, path, named, request_id)
                 return await stack.enter_async_context(relayed)
 
             yield await self._patiently(target, attempt)
@@ -145,7 +149,7 @@ class HuggingFace(OpenAICompatible):
         """Pass a request on, when the endpoint is ready."""
 
         async def attempt(held: Target) -> bytes:
-            return await OpenAICompatible.ask(self, held, path, body, request_id)
+            return await OpenAICompatible.ask(self, held, path, _with_model(body), request_id)
 
         return await self._patiently(target, attempt)
 
@@ -236,6 +240,14 @@ def _settings(target: Target) -> HuggingFaceSettings:
         msg = "a target of Hugging Face's is made by HuggingFace.target"
         raise TypeError(msg)
     return options
+
+
+def _with_model(body: bytes) -> bytes:
+    """Return ``body`` with a model where an entry names none: an endpoint serves one, under any name."""
+    if _NO_MODEL not in body:
+        return body
+    asked = json.loads(body)
+    return body if asked.get("model") else encode({**asked, "model": ANY_MODEL})
 
 
 def _patience(target: Target) -> int:

@@ -23,6 +23,11 @@ SAMPLING: Final = frozenset(
     }
 )
 
+#: What other engines have and an answer does not depend on; left out where a job cannot carry it.
+_LEFT_OUT: Final = frozenset(
+    {"num_ctx", "keep_alive", "think", "reasoning_effort", "chat_template_kwargs"}
+)
+
 
 def job_payload(call: ChatCall, settings: RunPodSettings) -> dict[str, Any]:
     """Return the body of ``/run``. Times of the policy are milliseconds."""
@@ -49,7 +54,7 @@ def not_in_messages(call: ChatCall) -> str:
         return "structured output"
     if any(_has_more_than_text(message.get("content")) for message in call.messages):
         return "images"
-    beyond = sorted(call.options.keys() - SAMPLING)
+    beyond = sorted(call.options.keys() - SAMPLING - _LEFT_OUT)
     return f"option {beyond[0]}" if beyond else ""
 
 
@@ -59,9 +64,10 @@ def _request_input(call: ChatCall, settings: RunPodSettings) -> dict[str, Any]:
 
 
 def _messages_input(call: ChatCall, settings: RunPodSettings) -> dict[str, Any]:
+    sampling = {name: value for name, value in call.options.items() if name in SAMPLING}
     return {
         "messages": [_plain(message) for message in call.messages],
-        "sampling_params": {**call.options, "max_tokens": asked_tokens(call, settings)},
+        "sampling_params": {**sampling, "max_tokens": asked_tokens(call, settings)},
         "stream": True,
     }
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from accounts.errors import MhError
 from backends.engines.base import Target
-from router.errors import InvalidProvider
+from router.errors import InvalidProvider, ProviderRefused
 from router.providers.base import Capabilities, ChatCall, Delta
 from router.providers.exchange import ask
 from router.providers.openai_compatible import OPENAI_PATHS, OpenAICompatible
@@ -143,8 +143,8 @@ def _endpoint_ids(settings: RunPodSettings) -> list[str]:
 def _endpoint_id(settings: RunPodSettings, model: str) -> str:
     found = settings.endpoint_of(model)
     if not found:
-        msg = f"RunPod has no endpoint for {model[:80]!r}. Add one, or one called {DEFAULT}."
-        raise InvalidProvider(msg, param="endpoints")
+        msg = f"The account at RunPod has no endpoint for {model[:80]!r}. Its owner can add one, or one called {DEFAULT}."
+        raise ProviderRefused(msg, code="endpoint_not_found")
     return found
 
 

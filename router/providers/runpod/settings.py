@@ -73,7 +73,7 @@ class RunPodSettings(ProviderSettings):
         description="While tokens come.",
     )
     poll_max: float = Field(
-        2.0,
+        1.5,  # less than an idle connection is kept: ``pool.KEEP_IDLE``
         alias="pollMax",
         ge=0.01,
         le=60,

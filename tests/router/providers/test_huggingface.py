@@ -122,6 +122,9 @@ async def test_openais_api_passes_through(fake: FakeHuggingFace) -> None:
         async with huggingface.relay(to, CHAT_PATH, BODY, "r") as frames:
             assert b"".join([frame async for frame in frames]).endswith(b"data: [DONE]\n\n")
         assert json.loads(await huggingface.ask(to, CHAT_PATH, b"{}", "r"))["choices"]
+    assert await huggingface.ask(endpoint(fake), CHAT_PATH, b'{"model":"","messages":[]}', "r")
+    assert fake.requests[-1]["body"]["model"] == "tgi"
+    assert huggingface.capabilities_of(router(fake)).openai_paths == {CHAT_PATH}
     assert not huggingface.capabilities_of(endpoint(fake, api="tgi")).openai_paths
 
 

@@ -141,6 +141,20 @@ async def test_each_model_may_have_an_endpoint_of_its_own(fake: FakeRunPod) -> N
     assert await runpod.models(to) == ["coder"]
 
 
+async def test_a_model_without_an_endpoint_is_the_owners_to_mend(fake: FakeRunPod) -> None:
+    to = at(fake, endpointId="", endpoints={"coder": "other"})
+    error = await failure(runpod, to, call(model="anything"))
+    assert (type(error), error.code) == (ProviderRefused, "endpoint_not_found")
+    assert not fake.jobs
+
+
+async def test_options_of_other_engines_are_left_out_of_a_job(fake: FakeRunPod) -> None:
+    options = {"num_ctx": 4096, "think": False, "seed": 0}
+    await deltas(runpod, at(fake), call(options=options))
+    sent = fake.asked("/run")[0]["body"]["input"]["sampling_params"]
+    assert sent == {"seed": 0, "max_tokens": 2048}
+
+
 # -- waiting
 
 
