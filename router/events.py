@@ -4,7 +4,7 @@ A chat is perhaps ``queued``, ``start``, any number of ``token``, ``reasoning`` 
 then exactly one ``done`` or ``error``.
 """
 
-from typing import Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from accounts.errors import ErrorBody
 
@@ -35,6 +35,8 @@ class StartEvent(TypedDict):
     provider: str
     backend: str
     request_id: str
+    #: How many of the oldest messages were left out, where the role's context policy is ``trim``.
+    trimmed: NotRequired[int]
 
 
 class QueuedEvent(TypedDict):
@@ -51,6 +53,8 @@ class TokenEvent(TypedDict):
 
     type: Literal["token"]
     content: str
+    #: Of the tokens that came with this piece, where they were asked for; as OpenAI's API has them.
+    logprobs: NotRequired[list[Any]]
 
 
 class ReasoningEvent(TypedDict):
@@ -111,6 +115,8 @@ class ChatResult(TypedDict):
     content: str
     reasoning: str
     tool_calls: list[ToolCall]
+    logprobs: NotRequired[list[Any]]
+    trimmed: NotRequired[int]
     model: str
     provider: str
     backend: str

@@ -27,6 +27,7 @@ Name = Annotated[str, Field(min_length=1, max_length=512)]
 EntryId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=128)]
 RoleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$", max_length=64)]
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class Strict(BaseModel):
@@ -59,6 +60,14 @@ class ChatOptions(Strict):
     )
     repetition_penalty: float | None = Field(
         None, gt=0, le=10, validation_alias=_either("repetitionPenalty", "repetition_penalty")
+    )
+    #: Whether each token comes with its probability, and with how many others.
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(
+        None, ge=0, le=20, validation_alias=_either("topLogprobs", "top_logprobs")
+    )
+    reasoning_effort: Effort | None = Field(
+        None, validation_alias=_either("reasoningEffort", "reasoning_effort")
     )
 
     def given(self) -> dict[str, Any]:
@@ -177,6 +186,15 @@ class OpenAICompletion(OpenAISampling):
     """``POST /v1/completions``."""
 
     prompt: str | list[str] | list[int] | list[list[int]]
+
+
+class OpenAIEmbedding(Lenient):
+    """``POST /v1/embeddings``."""
+
+    model: Name | None = None
+    input: str | list[str] | list[int] | list[list[int]]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = Field(None, ge=1, le=1_000_000)
 
 
 class EntryFile(Strict):

@@ -17,7 +17,7 @@ from accounts.errors import (
     UpstreamFailed,
     UpstreamTimedOut,
 )
-from router.errors import ContextTooLong, EngineStopped, EngineUnreachable
+from router.errors import ContextTooLong, EngineStopped, EngineUnreachable, too_long
 
 #: What the HTTP client raises when the other side is away or breaks off. httpx-aiohttp maps some of
 #: aiohttp's own errors, wrongly in places, and lets others through: the cause is what counts.
@@ -127,10 +127,7 @@ def _bad_request(message: str, param: str) -> MhError:
 
 def _too_long(message: str, limit: str) -> ContextTooLong:
     count = _COUNT.search(message)
-    size = f"has {count[1]} tokens" if count else "is too long"
-    room = f"the model takes {limit} in all" if limit else "for the model"
-    joined = f"{size}; {room}" if count or limit else f"{size} {room}"
-    return ContextTooLong(f"The prompt {joined}. Shorten the messages.", param="messages")
+    return too_long(int(count[1]) if count else 0, int(limit or 0))
 
 
 def _seconds(header: str) -> int | None:

@@ -89,7 +89,8 @@ class ChatReader:
         if isinstance(reason, str) and reason:
             self._reason = reason
         delta = choice.get("delta")
-        return deltas_of(delta) if isinstance(delta, dict) else []
+        deltas = deltas_of(delta) if isinstance(delta, dict) else []
+        return with_logprobs(deltas, choice.get("logprobs"))
 
 
 def deltas_of(message: dict[str, Any]) -> list[Delta]:
@@ -106,6 +107,17 @@ def deltas_of(message: dict[str, Any]) -> list[Delta]:
         if isinstance(call, dict):
             piece = _tool_call(call, position)
             deltas.append(ToolCallEvent(type="tool_call", tool_call=piece))
+    return deltas
+
+
+def with_logprobs(deltas: list[Delta], logprobs: object) -> list[Delta]:
+    """Return ``deltas`` with a choice's ``logprobs``, which belong to its text, on the text."""
+    tokens = logprobs.get("content") if isinstance(logprobs, dict) else None
+    if isinstance(tokens, list) and tokens:
+        for delta in deltas:
+            if isinstance(delta, dict) and delta["type"] == "token":
+                delta["logprobs"] = tokens
+                break
     return deltas
 
 
