@@ -7,16 +7,18 @@ follow: one that somebody chose could keep a process busy for ever, so they are 
 Source: JSON Schema, draft 2020-12.
 """
 
+import functools
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, Final
 
-from jsonschema import Draft202012Validator, FormatChecker
-from jsonschema.exceptions import SchemaError
+from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError as Mismatch
 from jsonschema.exceptions import _WrappedReferencingError as UnresolvedReference
 from jsonschema.validators import extend
+from jsonschema_specifications import REGISTRY as SPECIFICATIONS
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
@@ -26,29 +28,28 @@ from router.errors import FormatNotFollowed
 Format = str | Mapping[str, Any] | None
 
 #: Longest schema, in characters of JSON, and how deep it may be nested.
-SCHEMA_MAX: Final = 64 * 1024
+SCHEMA_MAX: Final = 32 * 1024
 DEPTH_MAX: Final = 48
-#: Keywords tried in one check.
-STEPS_MAX: Final = 200_000
+#: CPU seconds that one check may take.
+SECONDS_MAX: Final = 1.0
 _REFERENCES: Final = ("$ref", "$dynamicRef", "$recursiveRef")
 _SAID_MAX: Final = 300
 #: How much of an answer is repeated to the model that gave it.
 _REPEATED_MAX: Final = 32 * 1024
 
-_steps: ContextVar[int] = ContextVar("steps")
+#: CPU time of this thread at which a check is given up.
+_until: ContextVar[float] = ContextVar("until")
 _Keyword = Callable[[Any, Any, Any, Any], Iterator[Mismatch] | None]
 
 
 class _TooMuchError(Exception):
-    """The check takes more steps than it may."""
+    """The check takes longer than it may."""
 
 
 def _counted(keyword: _Keyword) -> _Keyword:
     def check(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Mismatch]:
-        left = _steps.get() - 1
-        if left < 0:
+        if time.thread_time() > _until.get():
             raise _TooMuchError
-        _steps.set(left)
         yield from keyword(validator, value, instance, schema) or ()
 
     return check
@@ -91,26 +92,28 @@ def schema_check(wanted: Format) -> None:
     """
     if not isinstance(wanted, Mapping):
         return
-    _bounded(wanted)
-    try:
-        Draft202012Validator.check_schema(wanted, format_checker=FormatChecker(formats=()))
-    except SchemaError as exc:
-        where = ".".join(str(step) for step in exc.absolute_path)
-        raise _refused(
-            f"{f'at {where[:120]}: ' if where else ''}{exc.message[:_SAID_MAX]}"
-        ) from None
-    except RecursionError:
-        raise _refused("it is nested too deeply") from None
-    for probe in (None, {}, [], ""):
-        _mismatches(wanted, probe)
-
-
-def _bounded(schema: Mapping[str, Any]) -> None:
-    if _depth(schema) > DEPTH_MAX:
+    if _depth(wanted) > DEPTH_MAX:
         raise _refused(f"it is nested more than {DEPTH_MAX} deep")
-    size = len(json.dumps(schema))
-    if size > SCHEMA_MAX:
-        raise _refused(f"it has {size} characters, and {SCHEMA_MAX} are taken")
+    text = json.dumps(wanted)
+    if len(text) > SCHEMA_MAX:
+        raise _refused(f"it has {len(text)} characters, and {SCHEMA_MAX} are taken")
+    _schema_check(text)
+
+
+@functools.lru_cache(maxsize=64)
+def _schema_check(text: str) -> None:
+    """Check a schema, once: the same comes with each request of a program."""
+    schema: dict[str, Any] = json.loads(text)
+    _check_references(schema)
+    if wrong := _first(_Validator(_Validator.META_SCHEMA, registry=SPECIFICATIONS), schema):
+        where = ".".join(str(step) for step in wrong.absolute_path)
+        raise _refused(f"{f'at {where[:120]}: ' if where else ''}{_said(wrong)}")
+    probes: tuple[object, ...] = (None, {}, [], "")
+    for probe in probes:
+        _mismatches(schema, probe)
+
+
+def _check_references(schema: Mapping[str, Any]) -> None:
     resolver = Registry().resolver_with_root(DRAFT202012.create_resource(dict(schema)))
     for reference in _references(schema):
         if not reference.startswith("#"):
@@ -178,23 +181,27 @@ def problem_of(wanted: Format, answer: str) -> str:
 
 
 def _mismatches(schema: Mapping[str, Any], value: object) -> str:
-    token = _steps.set(STEPS_MAX)
+    first = _first(_Validator(dict(schema), registry=Registry()), value)
+    return "" if first is None else f"{first.json_path[:120]}: {_said(first)}"
+
+
+def _first(validator: Any, value: object) -> Mismatch | None:
+    """Return the first thing wrong with ``value``; within bounds of time."""
+    token = _until.set(time.thread_time() + SECONDS_MAX)
     try:
-        validator = _Validator(dict(schema), registry=Registry())
-        first = next(validator.iter_errors(value), None)
+        return next(validator.iter_errors(value), None)
     except (_TooMuchError, RecursionError):
-        raise _refused("to check an answer against it would take too long") from None
+        raise _refused("to check against it would take too long") from None
     except UnresolvedReference:
         raise _refused("it refers to something outside of it") from None
     finally:
-        _steps.reset(token)
-    return "" if first is None else f"{first.json_path[:120]}: {_said(first)}"
+        _until.reset(token)
 
 
 def _said(mismatch: Mismatch) -> str:
     """Say what is wrong, without the value where that is long."""
     if len(mismatch.message) <= _SAID_MAX:
-        return mismatch.message
+        return str(mismatch.message)
     return f"it does not follow {mismatch.validator!r}"
 
 
