@@ -246,34 +246,25 @@ class ResponseWriter:
         """Return the frames that ``event`` makes; after those of ``done`` or ``error`` no more come."""
         match event["type"]:
             case "start":
-                self._model = event["model"]
-                response = self._response("in_progress")
-                return [
-                    self._frame("response.created", response=response),
-                    self._frame("response.in_progress", response=response),
-                ]
-            case "token":
-                return self._text("message", event["content"])
-            case "reasoning":
-                return self._text("reasoning", event["content"])
+                return self._begin(event["model"])
+            case "token" | "reasoning":
+                return self._text(_KIND[event["type"]], event["content"])
             case "tool_call":
                 return self._call(event["tool_call"])
             case "done":
                 return self._done(event["finish_reason"], event["usage"])
             case "error":
-                error = event["error"]
-                failed = {"code": error["code"] or "server_error", "message": error["message"]}
-                response = {**self._response("failed"), "error": failed}
-                return [self._frame("response.failed", response=response)]
+                return [self._failed(event["error"]["code"], event["error"]["message"])]
             case _:
                 return []
 
     def failed(self, error: MhError) -> bytes:
         """Return the last frame of a response that broke off."""
-        message = {"code": error.code or "server_error", "message": error.message}
-        return self._frame(
-            "response.failed", response={**self._response("failed"), "error": message}
-        )
+        return self._failed(error.code, error.message)
+
+    def _failed(self, code: str | None, message: str) -> bytes:
+        error = {"code": code or "server_error", "message": message}
+        return self._frame("response.failed", response={**self._response("failed"), "error": error})
 
     def whole(self, result: ChatResult) -> dict[str, Any]:
         """Return the response for a chat that was not streamed."""
@@ -286,8 +277,14 @@ class ResponseWriter:
                 index=index, id=call["id"], name=call["name"], arguments=call["arguments"]
             )
             self._call(piece)
-        self._close()
+        self._close("incomplete" if result["finish_reason"] in _INCOMPLETE else "completed")
         return self._ended(result["finish_reason"], result["usage"])
+
+    def _begin(self, model: str) -> list[bytes]:
+        self._model = model
+        response = self._response("in_progress")
+        names = ("response.created", "response.in_progress")
+        return [self._frame(name, response=response) for name in names]
 
     # items
 
@@ -297,7 +294,7 @@ class ResponseWriter:
             frames = [*self._close(), *self._open_text(kind)]
         self._pieces.append(text)
         name = "output_text" if kind == "message" else "reasoning_text"
-        more = {"logprobs": []} if kind == "message" else {}
+        more: dict[str, Any] = {"logprobs": []} if kind == "message" else {}
         return [
             *frames,
             self._frame(
@@ -308,7 +305,8 @@ class ResponseWriter:
     def _open_text(self, kind: str) -> list[bytes]:
         position = len(self._output)
         item: dict[str, Any] = {"type": kind, "id": f"{_PREFIX[kind]}_{self._id}_{position}"}
-        item |= {"role": "assistant"} if kind == "message" else {"summary": []}
+        more: dict[str, Any] = {"role": "assistant"} if kind == "message" else {"summary": []}
+        item |= more
         item |= {"status": "in_progress", "content": []}
         added = self._open(item)
         part = _part_of(kind, "")
@@ -330,7 +328,10 @@ class ResponseWriter:
             frames = self._close()
             self._calls[piece["index"]] = len(self._output)
             call_id = piece.get("id") or f"call_{self._id}_{piece['index']}"
-            item = {"type": "function_call", "id": f"fc_{self._id}_{len(self._output)}"}
+            item: dict[str, Any] = {
+                "type": "function_call",
+                "id": f"fc_{self._id}_{len(self._output)}",
+            }
             item |= {"call_id": call_id, "name": piece.get("name", ""), "arguments": ""}
             item |= {"status": "in_progress"}
             frames.append(self._open(item))
@@ -344,14 +345,14 @@ class ResponseWriter:
         name = "response.function_call_arguments.delta"
         return [*frames, self._frame(name, **self._here(), delta=piece["arguments"])]
 
-    def _close(self) -> list[bytes]:
+    def _close(self, status: str = "completed") -> list[bytes]:
         """End the item that is being written."""
         item = self._item
         if item is None:
             return []
         here, text = self._here(), "".join(self._pieces)
         self._item = None
-        item["status"] = "completed"
+        item["status"] = status
         if item["type"] == "function_call":
             item["arguments"] = text
             name = "response.function_call_arguments.done"
@@ -367,7 +368,7 @@ class ResponseWriter:
         part = _part_of(item["type"], text)
         item["content"] = [part]
         name = "output_text" if item["type"] == "message" else "reasoning_text"
-        more = {"logprobs": []} if item["type"] == "message" else {}
+        more: dict[str, Any] = {"logprobs": []} if item["type"] == "message" else {}
         return [
             self._frame(f"response.{name}.done", **here, content_index=0, text=text, **more),
             self._frame("response.content_part.done", **here, content_index=0, part=part),
@@ -380,7 +381,7 @@ class ResponseWriter:
     # the whole
 
     def _done(self, reason: str, usage: Usage | None) -> list[bytes]:
-        frames = self._close()
+        frames = self._close("incomplete" if reason in _INCOMPLETE else "completed")
         response = self._ended(reason, usage)
         return [*frames, self._frame(f"response.{response['status']}", response=response)]
 
@@ -389,8 +390,6 @@ class ResponseWriter:
         response = self._response("incomplete" if cut else "completed")
         if cut:
             response["incomplete_details"] = {"reason": cut}
-            if self._output:
-                self._output[-1]["status"] = "incomplete"
         if usage:
             response["usage"] = {
                 "input_tokens": usage["prompt_tokens"],
@@ -436,6 +435,7 @@ class ResponseWriter:
         return b"event: %b\ndata: %b\n\n" % (kind.encode(), data)
 
 
+_KIND: Final = {"token": "message", "reasoning": "reasoning"}
 _PREFIX: Final = {"message": "msg", "reasoning": "rs"}
 
 
