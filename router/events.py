@@ -46,11 +46,22 @@ class QueuedEvent(TypedDict):
     reason: str
 
 
+class TokenLogprob(TypedDict):
+    """How likely a token was, and others in its place; as in OpenAI's API."""
+
+    token: str
+    logprob: float
+    bytes: NotRequired[list[int] | None]
+    top_logprobs: NotRequired[list["TokenLogprob"]]
+
+
 class TokenEvent(TypedDict):
     """A piece of the answer."""
 
     type: Literal["token"]
     content: str
+    #: Of the tokens in this piece, where they were asked for and the engine says them.
+    logprobs: NotRequired[list[TokenLogprob]]
 
 
 class ReasoningEvent(TypedDict):
@@ -118,3 +129,4 @@ class ChatResult(TypedDict):
     usage: Usage | None
     timings: Timings
     request_id: str
+    logprobs: NotRequired[list[TokenLogprob]]

@@ -5,6 +5,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -20,6 +21,7 @@ from router.providers.openai_errors import (
     stream_error,
     transport_error,
 )
+from router.providers.openai_options import openai_options
 from router.providers.openai_stream import ChatReader, Relay
 from router.providers.pool import client_for
 
@@ -36,6 +38,10 @@ class OpenAICompatible(Provider):
         """Return the address of ``path``, one of OpenAI's, which begin with ``/v1``."""
         return f"{target.endpoint}{path}"
 
+    def options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return our options by the names of the API."""
+        return openai_options(options)
+
     def headers(self, target: Target, request_id: str) -> dict[str, str]:
         """Return the headers of a request."""
         headers = {"Content-Type": "application/json", "X-Request-Id": request_id}
@@ -46,7 +52,7 @@ class OpenAICompatible(Provider):
     @asynccontextmanager
     async def chat(self, target: Target, call: ChatCall) -> AsyncIterator[AsyncIterator[Delta]]:
         """Send a chat, streamed."""
-        body = encode(chat_payload(call))
+        body = encode(chat_payload(replace(call, options=self.options(call.options))))
         async with self._send(target, CHAT_PATH, body, call.request_id) as response:
             yield _deltas(response)
 

@@ -7,6 +7,7 @@ from router.events import (
     DoneEvent,
     ErrorEvent,
     StartEvent,
+    TokenLogprob,
     ToolCall,
     ToolCallPiece,
 )
@@ -17,6 +18,7 @@ class Answer:
 
     def __init__(self) -> None:
         self._text: dict[str, list[str]] = {"token": [], "reasoning": []}
+        self._logprobs: list[TokenLogprob] = []
         self._calls: dict[int, list[ToolCallPiece]] = {}
         self._start: StartEvent | None = None
         self._done: DoneEvent | None = None
@@ -26,8 +28,11 @@ class Answer:
         match event["type"]:
             case "start":
                 self._start = event
-            case "token" | "reasoning":
-                self._text[event["type"]].append(event["content"])
+            case "token":
+                self._text["token"].append(event["content"])
+                self._logprobs += event.get("logprobs", [])
+            case "reasoning":
+                self._text["reasoning"].append(event["content"])
             case "tool_call":
                 self._calls.setdefault(event["tool_call"]["index"], []).append(event["tool_call"])
             case "done":
@@ -40,7 +45,7 @@ class Answer:
         if self._start is None or self._done is None:
             msg = "a chat ended without done or error"
             raise RuntimeError(msg)
-        return ChatResult(
+        result = ChatResult(
             content="".join(self._text["token"]),
             reasoning="".join(self._text["reasoning"]),
             tool_calls=[_whole_call(pieces) for _, pieces in sorted(self._calls.items())],
@@ -52,6 +57,9 @@ class Answer:
             timings=self._done["timings"],
             request_id=self._start["request_id"],
         )
+        if self._logprobs:
+            result["logprobs"] = self._logprobs
+        return result
 
 
 class _RelayedError(MhError):
