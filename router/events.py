@@ -4,7 +4,7 @@ A chat is perhaps ``queued``, ``start``, any number of ``token``, ``reasoning`` 
 then exactly one ``done`` or ``error``.
 """
 
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 from accounts.errors import ErrorBody
 
@@ -48,13 +48,22 @@ class QueuedEvent(TypedDict):
     reason: str
 
 
+class TokenLogprob(TypedDict):
+    """How likely a token was, and others in its place; as in OpenAI's API."""
+
+    token: str
+    logprob: float
+    bytes: NotRequired[list[int] | None]
+    top_logprobs: NotRequired[list["TokenLogprob"]]
+
+
 class TokenEvent(TypedDict):
     """A piece of the answer."""
 
     type: Literal["token"]
     content: str
-    #: Of the tokens that came with this piece, where they were asked for; as OpenAI's API has them.
-    logprobs: NotRequired[list[Any]]
+    #: Of the tokens in this piece, where they were asked for and the engine says them.
+    logprobs: NotRequired[list[TokenLogprob]]
 
 
 class ReasoningEvent(TypedDict):
@@ -115,8 +124,6 @@ class ChatResult(TypedDict):
     content: str
     reasoning: str
     tool_calls: list[ToolCall]
-    logprobs: NotRequired[list[Any]]
-    trimmed: NotRequired[int]
     model: str
     provider: str
     backend: str
@@ -124,3 +131,5 @@ class ChatResult(TypedDict):
     usage: Usage | None
     timings: Timings
     request_id: str
+    logprobs: NotRequired[list[TokenLogprob]]
+    trimmed: NotRequired[int]

@@ -7,9 +7,9 @@ comes: nothing tells such a text from an answer, so that is read so only where t
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from enum import Enum, auto
-from typing import Any, Final
+from typing import Final
 
-from router.events import ReasoningEvent, TokenEvent
+from router.events import ReasoningEvent, TokenEvent, TokenLogprob
 from router.providers.base import Delta, Finished
 
 OPEN: Final = "<think>"
@@ -149,7 +149,7 @@ class _Split:
 
     def __init__(self, *, opened: bool) -> None:
         self._splitter = ThinkSplitter(opened=opened)
-        self._logprobs: list[Any] = []
+        self._logprobs: list[TokenLogprob] = []
         self.done = False
 
     def delta(self, delta: Delta) -> list[Delta]:

@@ -15,9 +15,19 @@ from pydantic import Field
 from accounts.errors import InvalidRequest, MhError
 from router.errors import NotSupported
 from router.events import ChatEvent, ChatResult, ToolCallPiece, Usage
-from router.schemas import Effort, Lenient, Name
+from router.schemas import Lenient, Name
 
 _STATELESS: Final = "Nothing is kept here between requests: send the whole conversation as input, and leave out {name}."
+#: Our word for an effort of reasoning.
+_THINK: Final[Mapping[str | None, bool | str]] = {
+    "none": False,
+    "minimal": "low",
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "xhigh": "max",
+    "max": "max",
+}
 #: Why an answer is not whole, by the finish reason.
 _INCOMPLETE: Final = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
@@ -31,7 +41,7 @@ class TextSetting(Lenient):
 class ReasoningSetting(Lenient):
     """``reasoning``: how much of it."""
 
-    effort: Effort | None = None
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
 
 
 class OpenAIResponse(Lenient):
@@ -70,7 +80,7 @@ def chat_fields(asked: OpenAIResponse) -> dict[str, Any]:
         "temperature": asked.temperature,
         "top_p": asked.top_p,
         "max_tokens": asked.max_output_tokens,
-        "reasoning_effort": asked.reasoning.effort if asked.reasoning else None,
+        "think": _THINK.get(asked.reasoning.effort) if asked.reasoning else None,
     }
     fields = {
         "model": asked.model,

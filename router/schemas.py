@@ -26,8 +26,14 @@ MESSAGES_MAX = 4096
 Name = Annotated[str, Field(min_length=1, max_length=512)]
 EntryId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=128)]
 RoleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$", max_length=64)]
+#: Go's notation of a time: ``5m``, ``1h30m``; below zero is for ever. A number is seconds.
+Duration = Annotated[
+    str,
+    Field(
+        pattern=r"^-?(?:[0-9]{1,10}|(?:[0-9]{1,10}(?:\.[0-9]{1,9})?(?:ms|s|m|h))+)$", max_length=40
+    ),
+]
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class Strict(BaseModel):
@@ -38,6 +44,16 @@ class Strict(BaseModel):
 
 def _either(camel: str, snake: str) -> AliasChoices:
     return AliasChoices(camel, snake)
+
+
+#: Options that make an engine load its model again, or drop it. Entries and roles set them, for everybody;
+#: in a request they are read over, so that clients who disagree cannot have it loaded again and again.
+PINNED = ("num_ctx", "keep_alive")
+
+
+def unpinned(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``options`` without those a request cannot set."""
+    return {name: value for name, value in options.items() if name not in PINNED}
 
 
 class ChatOptions(Strict):
@@ -61,18 +77,29 @@ class ChatOptions(Strict):
     repetition_penalty: float | None = Field(
         None, gt=0, le=10, validation_alias=_either("repetitionPenalty", "repetition_penalty")
     )
-    #: Whether each token comes with its probability, and with how many others.
+    #: Whether, or how much, a model that can thinks before it answers. Unset is the model's own way.
+    think: bool | Literal["low", "medium", "high", "max"] | None = Field(
+        None, validation_alias=AliasChoices("think", "reasoningEffort", "reasoning_effort")
+    )
     logprobs: bool | None = None
     top_logprobs: int | None = Field(
         None, ge=0, le=20, validation_alias=_either("topLogprobs", "top_logprobs")
     )
-    reasoning_effort: Effort | None = Field(
-        None, validation_alias=_either("reasoningEffort", "reasoning_effort")
+    #: Ollama's length of the context, in tokens, and how long the model stays in memory.
+    num_ctx: int | None = Field(
+        None, ge=256, le=100_000_000, validation_alias=_either("numCtx", "num_ctx")
+    )
+    keep_alive: Duration | Annotated[int, Field(ge=-(10**9), le=10**9)] | None = Field(
+        None, validation_alias=_either("keepAlive", "keep_alive")
     )
 
     def given(self) -> dict[str, Any]:
         """Return what is set, under the names of OpenAI's API."""
         return self.model_dump(exclude_none=True)
+
+    def asked(self) -> dict[str, Any]:
+        """Return what a request sets, but for ``PINNED``."""
+        return unpinned(self.given())
 
 
 class TextPart(Strict):

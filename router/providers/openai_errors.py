@@ -33,6 +33,7 @@ _LIMIT = re.compile(r"maximum context length is (\d+)")
 _COUNT = re.compile(r"(?:contains|resulted in|requested) (?:at least )?(\d+) (?:input )?tokens")
 #: Paths, tracebacks and Python names have no business with a client.
 _INSIDES = re.compile(r"(?:/[\w.\-]+){2,}|Traceback|\.py\b|\b0x[0-9a-f]{6,}|\w+\.\w+\.\w+\(")
+_NO_EMBEDDINGS = re.compile(r"not support\w*\W+(?:the )?embed", re.IGNORECASE)
 _TOO_LONG_PARAMS = {"input_tokens", "input_text"}
 
 
@@ -87,6 +88,18 @@ def refusal_error(status: int, body: bytes, *, retry_after: str = "") -> MhError
             retry_after=_seconds(retry_after),
         )
     return UpstreamFailed("The engine failed to answer. Its log has the reason.")
+
+
+def has_no_embeddings(status: int, body: bytes) -> bool:
+    """Say whether a refusal of ``/v1/embeddings`` means that what is served makes none.
+
+    vLLM serving a chat model has no such path (404 with ``detail``, as for any unknown one); other
+    servers, and other versions, say so in words.
+    """
+    message, param = _read(body)
+    if status in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}:
+        return param != "model" and "model" not in message.lower()
+    return status in {400, 501} and bool(_NO_EMBEDDINGS.search(message))
 
 
 def _read(body: bytes) -> tuple[str, str]:

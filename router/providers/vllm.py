@@ -1,9 +1,11 @@
 """vLLM, and every other engine of ours that speaks OpenAI's API."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from router.providers.base import Capabilities
 from router.providers.openai_compatible import OPENAI_PATHS, OpenAICompatible
+from router.providers.openai_options import openai_options
 
 
 class Vllm(OpenAICompatible):
@@ -19,3 +21,7 @@ class Vllm(OpenAICompatible):
         schemas=True,
         counts_tokens=True,
     )
+
+    def options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return our options by vLLM's names."""
+        return openai_options(options, template_switch=True)

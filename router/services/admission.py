@@ -4,7 +4,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from accounts import database
 from accounts.actors import Actor
@@ -12,9 +12,19 @@ from accounts.permissions import Permission
 from audit.access import require
 from router.errors import NoRoute
 from router.holding import Waiting, resolved
+from router.openai_translation import CHAT_PATH
+from router.providers.base import Provider
 from router.providers.openai_compatible import encode
-from router.schemas import ChatRequest
+from router.schemas import ChatRequest, unpinned
 from router.selectors import Resolved
+
+#: Options that only a chat has.
+_FOR_CHATS: Final = ("think", "logprobs", "top_logprobs")
+#: Other names clients have for an option.
+_SAME: Final[Mapping[str, tuple[str, ...]]] = {
+    "max_tokens": ("max_completion_tokens",),
+    "think": ("reasoning_effort", "chat_template_kwargs"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,17 +36,26 @@ class OpenAICall:
     body: bytes
     fields: Mapping[str, Any]
 
-    def for_route(self, found: Resolved) -> bytes:
+    def for_route(self, found: Resolved, provider: Provider) -> bytes:
         """Return the body for the engine: the client's own bytes where nothing has to change."""
+        fields = unpinned(self.fields)
         defaults = {
             name: value
-            for name, value in found.route.options.items()
-            if self.fields.get(name) is None
-            and not (name == "max_tokens" and self.fields.get("max_completion_tokens") is not None)
+            for name, value in provider.options(self._defaults(found.route.options)).items()
+            if fields.get(name) is None
         }
-        if not defaults and self.fields.get("model") == found.route.model:
+        same = len(fields) == len(self.fields) and fields.get("model") == found.route.model
+        if same and not defaults:
             return self.body
-        return encode({**self.fields, **defaults, "model": found.route.model})
+        return encode({**fields, **defaults, "model": found.route.model})
+
+    def _defaults(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options of the registry that have a place in this request, and no rival there."""
+        left_out = set(() if self.path == CHAT_PATH else _FOR_CHATS)
+        for ours, theirs in _SAME.items():
+            if any(self.fields.get(name) is not None for name in theirs):
+                left_out.add(ours)
+        return {name: value for name, value in options.items() if name not in left_out}
 
 
 _Asked = TypeVar("_Asked", ChatRequest, OpenAICall)

@@ -126,7 +126,7 @@ def _call(request: ChatRequest, found: Resolved, request_id: str) -> ChatCall:
     return ChatCall(
         model=found.route.model,
         messages=[message.given() for message in request.messages],
-        options={**found.route.options, **request.options.given()},
+        options={**found.route.options, **request.options.asked()},
         format=request.format,
         tools=request.tools,
         tool_choice=request.tool_choice,

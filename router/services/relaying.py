@@ -1,15 +1,17 @@
 """OpenAI's API, passed on with as little change as can be."""
 
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 
 from accounts import database
 from accounts.actors import Actor
 from accounts.permissions import Permission
 from audit.access import require
 from router import selectors
+from router.openai_translation import CHAT_PATH, chat_call, translated, translated_whole
+from router.providers.base import ChatCall, Provider
 from router.providers.registry import engine_provider
-from router.selectors import ModelCard
+from router.selectors import ModelCard, Resolved
 from router.services.admission import Admitted, OpenAICall
 
 
@@ -26,10 +28,16 @@ async def relay(admitted: Admitted[OpenAICall]) -> AsyncGenerator[bytes, None]:
         async for _ in waiting.until_leased(stack):
             pass  # a comment every few seconds says that it waits
         found = waiting.found
-        body = call.for_route(found)
-        relayed = engine_provider(found.engine).relay(
-            found.target, call.path, body, waiting.request_id
-        )
+        provider = engine_provider(found.engine)
+        if _is_translated(provider, call):
+            asked = _translation(call, found, waiting.request_id)
+            deltas = await stack.enter_async_context(provider.chat(found.target, asked))
+            frames = translated(deltas, asked, call.fields)
+            async for frame in await stack.enter_async_context(aclosing(frames)):
+                yield frame
+            return
+        body = call.for_route(found, provider)
+        relayed = provider.relay(found.target, call.path, body, waiting.request_id)
         async for frame in await stack.enter_async_context(relayed):
             yield frame
 
@@ -45,9 +53,23 @@ async def relay_complete(admitted: Admitted[OpenAICall]) -> bytes:
         async for _ in waiting.until_leased(stack):
             pass
         found = waiting.found
-        return await engine_provider(found.engine).ask(
-            found.target, call.path, call.for_route(found), waiting.request_id
-        )
+        provider = engine_provider(found.engine)
+        if _is_translated(provider, call):
+            asked = _translation(call, found, waiting.request_id)
+            deltas = await stack.enter_async_context(provider.chat(found.target, asked))
+            return await translated_whole(deltas, asked)
+        body = call.for_route(found, provider)
+        return await provider.ask(found.target, call.path, body, waiting.request_id)
+
+
+def _is_translated(provider: Provider, call: OpenAICall) -> bool:
+    return call.path == CHAT_PATH and CHAT_PATH not in provider.capabilities.openai_paths
+
+
+def _translation(call: OpenAICall, found: Resolved, request_id: str) -> ChatCall:
+    return chat_call(
+        call.fields, model=found.route.model, options=found.route.options, request_id=request_id
+    )
 
 
 async def models_list(*, actor: Actor) -> list[ModelCard]:
