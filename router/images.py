@@ -30,12 +30,7 @@ def images_check(messages: Iterable[object]) -> None:
         InvalidRequest: one is no image of a known type, or somewhere else, or there are too many.
         TooLarge: one is larger than ``MH_IMAGE_MAX_BYTES``.
     """
-    count = 0
-    for where, part in _parts(messages):
-        kind = part.get("type")
-        if kind not in {"image_url", "input_image"}:
-            continue
-        count += 1
+    for count, (where, part) in enumerate(_images(messages), start=1):
         if count > settings.MH_IMAGES_MAX:
             raise InvalidRequest(
                 f"There are more than {settings.MH_IMAGES_MAX} images. Send fewer at once.",
@@ -45,13 +40,13 @@ def images_check(messages: Iterable[object]) -> None:
         image_check(_url(part.get("image_url"), where), where)
 
 
-def _parts(messages: Iterable[object]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _images(messages: Iterable[object]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for number, message in enumerate(messages):
         content = message.get("content") if isinstance(message, Mapping) else None
         if not isinstance(content, list):
             continue
         for index, part in enumerate(content):
-            if isinstance(part, Mapping):
+            if isinstance(part, Mapping) and part.get("type") == "image_url":
                 yield f"messages[{number}].content[{index}]", part
 
 

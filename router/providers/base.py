@@ -99,6 +99,9 @@ class Capabilities:
     schemas: bool = False
     #: ``count`` works.
     counts_tokens: bool = False
+    #: An engine may leave a model's reasoning in the text, and not say where it begins
+    #: (``router.reasoning``).
+    reasons_in_text: bool = False
 
 
 class Provider(ABC):

@@ -70,12 +70,15 @@ class OpenAICompatible(Provider):
 
     async def ask(self, target: Target, path: str, body: bytes, request_id: str) -> bytes:
         """Send a request that is not streamed."""
+        return _checked(await self.post(target, path, body, request_id), path)
+
+    async def post(self, target: Target, path: str, body: bytes, request_id: str) -> bytes:
+        """Send a request; return the body of the answer, whatever it is. Raises as ``ask``."""
         async with self._send(target, path, body, request_id) as response:
             try:
-                answer = await response.aread()
+                return await response.aread()
             except TRANSPORT_ERRORS as exc:
                 raise transport_error(exc, begun=True) from exc
-        return _checked(answer, path)
 
     async def embed(self, target: Target, call: EmbeddingCall) -> Embeddings:
         """Return a vector for each text."""

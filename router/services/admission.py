@@ -12,11 +12,13 @@ from accounts.permissions import Permission
 from audit.access import require
 from router.errors import NoRoute
 from router.holding import Waiting, resolved
+from router.images import images_check
 from router.openai_translation import CHAT_PATH
 from router.providers.base import Provider
 from router.providers.openai_compatible import encode
 from router.schemas import ChatRequest, unpinned
 from router.selectors import Resolved
+from router.structured import schema_check
 
 #: Options that only a chat has.
 _FOR_CHATS: Final = ("think", "logprobs", "top_logprobs")
@@ -73,6 +75,23 @@ class Admitted(Generic[_Asked]):
     begin: float
 
 
+def asked_check(asked: ChatRequest | OpenAICall) -> None:
+    """Check what schemas cannot say: images, and the format an answer shall have.
+
+    Raises:
+        InvalidRequest, TooLarge: one of them is not acceptable.
+    """
+    if isinstance(asked, OpenAICall):
+        if asked.path == CHAT_PATH:
+            images_check(asked.fields["messages"])
+        return
+    images_check(
+        message.model_dump() if isinstance(message.content, list) else {}
+        for message in asked.messages
+    )
+    schema_check(asked.format)
+
+
 async def admit(who: Callable[[float], Actor], read: Callable[[], _Asked]) -> Admitted[_Asked]:
     """Do everything that needs the database in one visit: who asks, may they, what, who answers.
 
@@ -96,6 +115,7 @@ def _admitted(
     actor = who(begin)
     require(actor, Permission.CHAT, target_type="chat")
     asked = read()
+    asked_check(asked)
     if isinstance(asked, ChatRequest):
         return Admitted(actor, asked, _way(actor, asked.role, asked.model, begin), begin)
     return Admitted(actor, asked, _way(actor, None, asked.fields.get("model"), begin), begin)
@@ -121,6 +141,7 @@ async def admit_known(actor: Actor, request: ChatRequest) -> Admitted[ChatReques
 def _admitted_known(actor: Actor, request: ChatRequest, begin: float) -> Admitted[ChatRequest]:
     role, model = request.role, request.model
     require(actor, Permission.CHAT, target_type="model", target_id=role or model or "")
+    asked_check(request)
     return Admitted(actor, request, _way(actor, role, model, begin), begin)
 
 
