@@ -15,7 +15,7 @@ from router.holding import Waiting, resolved
 from router.images import images_check
 from router.openai_translation import CHAT_PATH
 from router.providers.base import Provider
-from router.providers.openai_compatible import encode
+from router.providers.openai_compatible import EMBEDDINGS_PATH, encode
 from router.schemas import ChatRequest, unpinned
 from router.selectors import Resolved
 from router.structured import schema_check
@@ -53,6 +53,8 @@ class OpenAICall:
 
     def _defaults(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return the options of the registry that have a place in this request, and no rival there."""
+        if self.path == EMBEDDINGS_PATH:
+            return {}
         left_out = set(() if self.path == CHAT_PATH else _FOR_CHATS)
         for ours, theirs in _SAME.items():
             if any(self.fields.get(name) is not None for name in theirs):

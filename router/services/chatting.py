@@ -10,10 +10,14 @@ from accounts.errors import MhError
 from router.events import ChatEvent, ChatResult, DoneEvent, ErrorEvent, StartEvent, Timings
 from router.providers.base import ChatCall, Finished, Provider
 from router.providers.registry import engine_provider
-from router.schemas import ChatRequest
+from router.resolution import ContextPolicy
+from router.schemas import ChatRequest, Message
 from router.selectors import Resolved
 from router.services.admission import Admitted, admit_known
 from router.services.answers import Answer
+from router.services.formats import format_checked, format_followed
+from router.shaping import Shape, chat_shaped
+from router.structured import constrained
 
 
 class _Clock:
@@ -53,8 +57,15 @@ async def chat(*, actor: Actor, request: ChatRequest) -> AsyncGenerator[ChatEven
             yield event
 
 
-async def chat_admitted(admitted: Admitted[ChatRequest]) -> AsyncGenerator[ChatEvent, None]:
+def chat_admitted(admitted: Admitted[ChatRequest]) -> AsyncGenerator[ChatEvent, None]:
     """Do what ``chat`` does, for a request that ``admit`` let in."""
+    events, wanted = _answered(admitted), admitted.asked.format
+    if not constrained(wanted):
+        return events
+    return format_checked(events, wanted, admitted.actor.request_id)
+
+
+async def _answered(admitted: Admitted[ChatRequest]) -> AsyncGenerator[ChatEvent, None]:
     actor, waiting = admitted.actor, admitted.waiting
     clock = _Clock(admitted.begin)
     started = False
@@ -64,10 +75,11 @@ async def chat_admitted(admitted: Admitted[ChatRequest]) -> AsyncGenerator[ChatE
                 yield queued
             found = waiting.found
             call = _call(admitted.asked, found, waiting.request_id)
-            sent = _sent(clock, engine_provider(found.engine), found, call)
+            shape = _shape(found)
+            sent = _sent(clock, engine_provider(found.engine), found, call, shape)
             deltas = await stack.enter_async_context(sent)
             started = True
-            yield _start(found, actor)
+            yield _start(found, actor, shape)
             async for delta in deltas:
                 if isinstance(delta, Finished):
                     yield DoneEvent(
@@ -96,8 +108,22 @@ async def chat_complete(*, actor: Actor, request: ChatRequest) -> ChatResult:
 
 async def chat_admitted_complete(admitted: Admitted[ChatRequest]) -> ChatResult:
     """Do what ``chat_complete`` does, for a request that ``admit`` let in."""
+    actor, asked = admitted.actor, admitted.asked
+    result = await _whole(_answered(admitted))
+    if not constrained(asked.format):
+        return result
+
+    async def again(more: list[dict[str, Any]]) -> ChatResult:
+        messages = [*asked.messages, *(Message.model_validate(message) for message in more)]
+        request = asked.model_copy(update={"messages": messages})
+        return await _whole(_answered(await admit_known(actor, request)))
+
+    return await format_followed(result, asked.format, again)
+
+
+async def _whole(answered: AsyncGenerator[ChatEvent, None]) -> ChatResult:
     answer = Answer()
-    async with aclosing(chat_admitted(admitted)) as events:
+    async with aclosing(answered) as events:
         async for event in events:
             answer.add(event)
     return answer.result()
@@ -105,21 +131,29 @@ async def chat_admitted_complete(admitted: Admitted[ChatRequest]) -> ChatResult:
 
 @asynccontextmanager
 async def _sent(
-    clock: _Clock, provider: Provider, found: Resolved, call: ChatCall
+    clock: _Clock, provider: Provider, found: Resolved, call: ChatCall, shape: Shape
 ) -> AsyncIterator[AsyncIterator[Any]]:
     clock.sent()
-    async with provider.chat(found.target, call) as deltas:
+    async with chat_shaped(provider, found.target, call, shape) as deltas:
         yield deltas
 
 
-def _start(found: Resolved, actor: Actor) -> StartEvent:
-    return StartEvent(
+def _shape(found: Resolved) -> Shape:
+    route = found.route
+    return Shape(trims=route.context is ContextPolicy.TRIM, thinks="thinking" in route.capabilities)
+
+
+def _start(found: Resolved, actor: Actor, shape: Shape) -> StartEvent:
+    event = StartEvent(
         type="start",
         model=found.route.model,
         provider=found.route.provider,
         backend=found.route.backend,
         request_id=actor.request_id,
     )
+    if shape.trimmed:
+        event["trimmed"] = shape.trimmed
+    return event
 
 
 def _call(request: ChatRequest, found: Resolved, request_id: str) -> ChatCall:

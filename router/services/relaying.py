@@ -8,8 +8,10 @@ from accounts.actors import Actor
 from accounts.permissions import Permission
 from audit.access import require
 from router import selectors
+from router.embedding_translation import embedding_answer, embedding_call
 from router.openai_translation import CHAT_PATH, chat_call, translated, translated_whole
 from router.providers.base import ChatCall, Provider
+from router.providers.openai_compatible import EMBEDDINGS_PATH, encode
 from router.providers.registry import engine_provider
 from router.selectors import ModelCard, Resolved
 from router.services.admission import Admitted, OpenAICall
@@ -58,8 +60,19 @@ async def relay_complete(admitted: Admitted[OpenAICall]) -> bytes:
             asked = _translation(call, found, waiting.request_id)
             deltas = await stack.enter_async_context(provider.chat(found.target, asked))
             return await translated_whole(deltas, asked)
+        if call.path == EMBEDDINGS_PATH and call.path not in provider.capabilities.openai_paths:
+            return await _embedded(provider, found, call, waiting.request_id)
         body = call.for_route(found, provider)
         return await provider.ask(found.target, call.path, body, waiting.request_id)
+
+
+async def _embedded(
+    provider: Provider, found: Resolved, call: OpenAICall, request_id: str
+) -> bytes:
+    """Answer a request for embeddings by the provider's own protocol."""
+    asked = embedding_call(call.fields, found.route.model, request_id)
+    embeddings = await provider.embed(found.target, asked)
+    return encode(embedding_answer(embeddings, asked, call.fields.get("encoding_format")))
 
 
 def _is_translated(provider: Provider, call: OpenAICall) -> bool:
