@@ -39,6 +39,7 @@ class ThinkSplitter:
         self._opened = opened
         self._state = _State.THINKING if opened else _State.BEGIN
         self._held = ""
+        self._begun = False
         self._thought: list[str] = []
 
     @property
@@ -86,7 +87,7 @@ class ThinkSplitter:
     def _begin(self) -> tuple[bool, str] | None:
         text = self._held.lstrip()
         if text.startswith(OPEN):
-            self._held, self._state = text.removeprefix(OPEN).lstrip("\r\n"), _State.THINKING
+            self._held, self._state = text.removeprefix(OPEN), _State.THINKING
             return True, ""
         if OPEN.startswith(text):
             return None
@@ -94,12 +95,8 @@ class ThinkSplitter:
         return False, ""
 
     def _think(self) -> tuple[bool, str] | None:
-        if self._opened and not self._thought:
-            # Some engines send the opening tag all the same.
-            bare = self._held.lstrip()
-            if bare and OPEN.startswith(bare) and bare != OPEN:
-                return None
-            self._held = bare.removeprefix(OPEN)
+        if not self._begun and not self._first_thought():
+            return None
         before, tag, after = self._held.partition(CLOSE)
         if tag:
             self._held, self._state = after, _State.BETWEEN
@@ -108,9 +105,21 @@ class ThinkSplitter:
         ready, self._held = self._held[: len(self._held) - keep], self._held[-keep:] if keep else ""
         if not ready:
             return None
+        self._begun = True
         if self._opened:
             self._thought.append(ready)
         return True, ready
+
+    def _first_thought(self) -> bool:
+        """Take off what comes before the first word of reasoning; say whether that has come."""
+        text = self._held.lstrip()
+        if self._opened and text != OPEN and OPEN.startswith(text):
+            return False
+        if self._opened and text.startswith(OPEN):
+            # Some engines send the tag though the prompt has opened it.
+            self._opened, self._held = False, text.removeprefix(OPEN)
+        self._held = self._held.lstrip("\r\n")
+        return bool(self._held)
 
     def _between(self) -> tuple[bool, str] | None:
         self._held = self._held.lstrip()
