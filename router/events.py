@@ -33,7 +33,8 @@ class StartEvent(TypedDict):
     type: Literal["start"]
     model: str
     provider: str
-    backend: str
+    #: None where a cloud answers.
+    backend: str | None
     request_id: str
     #: How many of the oldest messages were left out, where the role's context policy is ``trim``.
     trimmed: NotRequired[int]
@@ -126,7 +127,7 @@ class ChatResult(TypedDict):
     tool_calls: list[ToolCall]
     model: str
     provider: str
-    backend: str
+    backend: str | None
     finish_reason: str
     usage: Usage | None
     timings: Timings

@@ -2,14 +2,15 @@
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from typing import Any
+
+from django.conf import settings
 
 from accounts.actors import Actor
 from accounts.errors import MhError
 from router.events import ChatEvent, ChatResult, DoneEvent, ErrorEvent, StartEvent, Timings
-from router.providers.base import ChatCall, Finished, Provider
-from router.providers.registry import engine_provider
+from router.providers.base import ChatCall, Delta, Finished, Waits
 from router.resolution import ContextPolicy
 from router.schemas import ChatRequest, Message
 from router.selectors import Resolved
@@ -69,32 +70,41 @@ async def _answered(admitted: Admitted[ChatRequest]) -> AsyncGenerator[ChatEvent
     actor, waiting = admitted.actor, admitted.waiting
     clock = _Clock(admitted.begin)
     started = False
+    shape = Shape()
+
+    def send(found: Resolved) -> AbstractAsyncContextManager[AsyncIterator[Delta]]:
+        nonlocal shape
+        clock.sent()
+        shape = _shape(found)
+        call = _call(admitted.asked, found, waiting.request_id)
+        return chat_shaped(found.provider, found.target, call, shape)
+
     try:
         async with AsyncExitStack() as stack:
-            async for queued in waiting.until_leased(stack):
+            async for queued in waiting.until_open(stack, send, settings.MH_FIRST_TOKEN_SECONDS):
                 yield queued
-            found = waiting.found
-            call = _call(admitted.asked, found, waiting.request_id)
-            shape = _shape(found)
-            sent = _sent(clock, engine_provider(found.engine), found, call, shape)
-            deltas = await stack.enter_async_context(sent)
+            clock.piece()
             started = True
-            yield _start(found, actor, shape)
-            async for delta in deltas:
-                if isinstance(delta, Finished):
-                    yield DoneEvent(
-                        type="done",
-                        finish_reason=delta.reason,
-                        usage=delta.usage,
-                        timings=clock.timings(),
-                    )
-                    return
-                clock.piece()
+            yield _start(waiting.found, actor, shape)
+            delta: Delta | None = waiting.first
+            while not (delta is None or isinstance(delta, Finished | Waits)):
                 yield delta
+                delta = await anext(waiting.rest, None)
+            if isinstance(delta, Finished):
+                yield _done(delta, clock)
     except MhError as exc:
         if not started:
             raise
         yield ErrorEvent(type="error", error=exc.body(actor.request_id))
+
+
+def _done(finished: Finished, clock: _Clock) -> DoneEvent:
+    return DoneEvent(
+        type="done",
+        finish_reason=finished.reason,
+        usage=finished.usage,
+        timings=clock.timings(),
+    )
 
 
 async def chat_complete(*, actor: Actor, request: ChatRequest) -> ChatResult:
@@ -129,15 +139,6 @@ async def _whole(answered: AsyncGenerator[ChatEvent, None]) -> ChatResult:
     return answer.result()
 
 
-@asynccontextmanager
-async def _sent(
-    clock: _Clock, provider: Provider, found: Resolved, call: ChatCall, shape: Shape
-) -> AsyncIterator[AsyncIterator[Any]]:
-    clock.sent()
-    async with chat_shaped(provider, found.target, call, shape) as deltas:
-        yield deltas
-
-
 def _shape(found: Resolved) -> Shape:
     route = found.route
     return Shape(trims=route.context is ContextPolicy.TRIM, thinks="thinking" in route.capabilities)
@@ -148,7 +149,7 @@ def _start(found: Resolved, actor: Actor, shape: Shape) -> StartEvent:
         type="start",
         model=found.route.model,
         provider=found.route.provider,
-        backend=found.route.backend,
+        backend=found.route.backend or None,
         request_id=actor.request_id,
     )
     if shape.trimmed:

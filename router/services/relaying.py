@@ -1,7 +1,9 @@
-"""OpenAI's API, passed on with as little change as can be."""
+"""OpenAI's API, passed on with as little change as can be; translated where the provider has another."""
 
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
+
+from django.conf import settings
 
 from accounts import database
 from accounts.actors import Actor
@@ -10,9 +12,8 @@ from audit.access import require
 from router import selectors
 from router.embedding_translation import embedding_answer, embedding_call
 from router.openai_translation import CHAT_PATH, chat_call, translated, translated_whole
-from router.providers.base import ChatCall, Provider
+from router.providers.base import ChatCall
 from router.providers.openai_compatible import EMBEDDINGS_PATH, encode
-from router.providers.registry import engine_provider
 from router.selectors import ModelCard, Resolved
 from router.services.admission import Admitted, OpenAICall
 
@@ -26,21 +27,18 @@ async def relay(admitted: Admitted[OpenAICall]) -> AsyncGenerator[bytes, None]:
         MhError: at any time. Before the first frame nothing has been generated.
     """
     call, waiting = admitted.asked, admitted.waiting
+
+    def send(found: Resolved) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        if _is_translated(found, call):
+            return _translated(found, call, waiting.request_id)
+        body = call.for_route(found)
+        return found.provider.relay(found.target, call.path, body, waiting.request_id)
+
     async with AsyncExitStack() as stack:
-        async for _ in waiting.until_leased(stack):
+        async for _ in waiting.until_open(stack, send, settings.MH_FIRST_TOKEN_SECONDS):
             pass  # a comment every few seconds says that it waits
-        found = waiting.found
-        provider = engine_provider(found.engine)
-        if _is_translated(provider, call):
-            asked = _translation(call, found, waiting.request_id)
-            deltas = await stack.enter_async_context(provider.chat(found.target, asked))
-            frames = translated(deltas, asked, call.fields)
-            async for frame in await stack.enter_async_context(aclosing(frames)):
-                yield frame
-            return
-        body = call.for_route(found, provider)
-        relayed = provider.relay(found.target, call.path, body, waiting.request_id)
-        async for frame in await stack.enter_async_context(relayed):
+        yield waiting.first
+        async for frame in waiting.rest:
             yield frame
 
 
@@ -51,38 +49,56 @@ async def relay_complete(admitted: Admitted[OpenAICall]) -> bytes:
         MhError: it could not be answered.
     """
     call, waiting = admitted.asked, admitted.waiting
+
+    @asynccontextmanager
+    async def send(found: Resolved) -> AsyncIterator[AsyncIterator[bytes]]:
+        async def answer() -> AsyncIterator[bytes]:
+            yield await _answer(found, call, waiting.request_id)
+
+        yield answer()
+
     async with AsyncExitStack() as stack:
-        async for _ in waiting.until_leased(stack):
+        async for _ in waiting.until_open(stack, send, settings.MH_ANSWER_SECONDS):
             pass
-        found = waiting.found
-        provider = engine_provider(found.engine)
-        if _is_translated(provider, call):
-            asked = _translation(call, found, waiting.request_id)
-            deltas = await stack.enter_async_context(provider.chat(found.target, asked))
+        answer: bytes = waiting.first
+        return answer
+
+
+async def _answer(found: Resolved, call: OpenAICall, request_id: str) -> bytes:
+    provider = found.provider
+    if call.path in provider.capabilities.openai_paths:
+        return await provider.ask(found.target, call.path, call.for_route(found), request_id)
+    if _is_translated(found, call):
+        asked = _translation(call, found, request_id)
+        async with provider.chat(found.target, asked) as deltas:
             return await translated_whole(deltas, asked)
-        if call.path == EMBEDDINGS_PATH and call.path not in provider.capabilities.openai_paths:
-            return await _embedded(provider, found, call, waiting.request_id)
-        body = call.for_route(found, provider)
-        return await provider.ask(found.target, call.path, body, waiting.request_id)
+    if call.path == EMBEDDINGS_PATH:
+        wanted = embedding_call(call.fields, found.route.model, request_id)
+        embeddings = await provider.embed(found.target, wanted)
+        return encode(embedding_answer(embeddings, wanted, call.fields.get("encoding_format")))
+    raise provider.unsupported(call.path)
 
 
-async def _embedded(
-    provider: Provider, found: Resolved, call: OpenAICall, request_id: str
-) -> bytes:
-    """Answer a request for embeddings by the provider's own protocol."""
-    asked = embedding_call(call.fields, found.route.model, request_id)
-    embeddings = await provider.embed(found.target, asked)
-    return encode(embedding_answer(embeddings, asked, call.fields.get("encoding_format")))
+@asynccontextmanager
+async def _translated(
+    found: Resolved, call: OpenAICall, request_id: str
+) -> AsyncIterator[AsyncIterator[bytes]]:
+    asked = _translation(call, found, request_id)
+    async with (
+        found.provider.chat(found.target, asked) as deltas,
+        aclosing(translated(deltas, asked, call.fields)) as frames,
+    ):
+        yield frames
 
 
-def _is_translated(provider: Provider, call: OpenAICall) -> bool:
-    return call.path == CHAT_PATH and CHAT_PATH not in provider.capabilities.openai_paths
+def _is_translated(found: Resolved, call: OpenAICall) -> bool:
+    paths = found.provider.capabilities.openai_paths
+    return call.path == CHAT_PATH and CHAT_PATH not in paths
 
 
 def _translation(call: OpenAICall, found: Resolved, request_id: str) -> ChatCall:
-    return chat_call(
-        call.fields, model=found.route.model, options=found.route.options, request_id=request_id
-    )
+    route = found.route
+    return chat_call(call.fields, model=route.model, options=route.options, request_id=request_id)
 
 
 async def models_list(*, actor: Actor) -> list[ModelCard]:
