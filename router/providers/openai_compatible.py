@@ -5,28 +5,34 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Protocol
 
 import httpx
 
 from accounts.errors import MhError
 from backends.engines.base import Target
-from router.errors import UpstreamGarbled
-from router.providers.base import ChatCall, Delta, Provider
+from router.errors import NotSupported, UpstreamGarbled
+from router.providers.base import ChatCall, Delta, EmbeddingCall, Embeddings, Provider
 from router.providers.openai_errors import (
     REFUSAL_MAX,
     TRANSPORT_ERRORS,
+    has_no_embeddings,
     refusal_error,
     stream_error,
     transport_error,
 )
-from router.providers.openai_stream import ChatReader, Relay
+from router.providers.openai_options import openai_options
+from router.providers.openai_stream import ChatReader, Relay, usage_of
 from router.providers.pool import client_for
 from router.providers.retry_after import wait_asked
 
 CHAT_PATH = "/v1/chat/completions"
+EMBEDDINGS_PATH = "/v1/embeddings"
 #: What passes through byte by byte.
-OPENAI_PATHS = frozenset({CHAT_PATH, "/v1/completions"})
+OPENAI_PATHS = frozenset({CHAT_PATH, "/v1/completions", EMBEDDINGS_PATH})
+#: The list that holds the answer, by path.
+_LISTS = {EMBEDDINGS_PATH: "data"}
 _DRAIN_SECONDS = 0.25
 
 
@@ -36,6 +42,10 @@ class OpenAICompatible(Provider):
     def url(self, target: Target, path: str) -> str:
         """Return the address of ``path``, one of OpenAI's, which begin with ``/v1``."""
         return f"{target.endpoint}{path}"
+
+    def options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return our options by the names of the API."""
+        return openai_options(options)
 
     def headers(self, target: Target, request_id: str) -> dict[str, str]:
         """Return the headers of a request."""
@@ -56,7 +66,8 @@ class OpenAICompatible(Provider):
     @asynccontextmanager
     async def chat(self, target: Target, call: ChatCall) -> AsyncIterator[AsyncIterator[Delta]]:
         """Send a chat, streamed."""
-        body = encode(self.payload(target, call))
+        asked = replace(call, options=self.options(call.options))
+        body = encode(self.payload(target, asked))
         async with self._send(target, CHAT_PATH, body, call.request_id) as response:
             await streamed(response)
             yield read_deltas(response, ChatReader())
@@ -72,12 +83,27 @@ class OpenAICompatible(Provider):
 
     async def ask(self, target: Target, path: str, body: bytes, request_id: str) -> bytes:
         """Send a request that is not streamed."""
+        return _checked(await self.post(target, path, body, request_id), path)
+
+    async def post(self, target: Target, path: str, body: bytes, request_id: str) -> bytes:
+        """Send a request; return the body of the answer, whatever it is. Raises as ``ask``."""
         async with self._send(target, path, body, request_id) as response:
             try:
-                answer = await response.aread()
+                return await response.aread()
             except TRANSPORT_ERRORS as exc:
                 raise transport_error(exc, begun=True) from exc
-        return _checked(answer)
+
+    async def embed(self, target: Target, call: EmbeddingCall) -> Embeddings:
+        """Return a vector for each text."""
+        payload: dict[str, Any] = {
+            "model": call.model,
+            "input": list(call.texts),
+            "encoding_format": "float",
+        }
+        if call.dimensions is not None:
+            payload["dimensions"] = call.dimensions
+        answer = await self.ask(target, EMBEDDINGS_PATH, encode(payload), call.request_id)
+        return _embeddings(json.loads(answer))
 
     @asynccontextmanager
     async def _send(
@@ -94,12 +120,12 @@ class OpenAICompatible(Provider):
             raise transport_error(exc, begun=False) from exc
         try:
             if response.status_code != httpx.codes.OK:
-                raise await self._refused(response)
+                raise await self._refused(response, path)
             yield response
         finally:
             await response.aclose()
 
-    async def _refused(self, response: httpx.Response) -> MhError:
+    async def _refused(self, response: httpx.Response, path: str) -> MhError:
         body = b""
         try:
             async for chunk in response.aiter_bytes():
@@ -108,6 +134,11 @@ class OpenAICompatible(Provider):
                     break
         except TRANSPORT_ERRORS as exc:
             return transport_error(exc, begun=False)
+        if path == EMBEDDINGS_PATH and has_no_embeddings(response.status_code, body):
+            return NotSupported(
+                "The model that answers makes no embeddings. Name an embedding model.",
+                param="model",
+            )
         return self.refused(response.status_code, body, response.headers)
 
 
@@ -158,7 +189,7 @@ async def streamed(response: httpx.Response) -> None:
     if "json" not in response.headers.get("content-type", ""):
         return
     try:
-        _checked(await response.aread())
+        _checked(await response.aread(), CHAT_PATH)
     except TRANSPORT_ERRORS as exc:
         raise transport_error(exc, begun=True) from exc
     raise UpstreamGarbled("The engine did not stream its answer.")
@@ -212,14 +243,28 @@ async def _drain(chunks: AsyncIterator[bytes]) -> None:
                 pass
 
 
-def _checked(answer: bytes) -> bytes:
+def _checked(answer: bytes, path: str) -> bytes:
     """Return ``answer`` if it is one; some providers send errors under HTTP 200."""
     try:
         data = json.loads(answer)
     except (ValueError, RecursionError) as exc:
-        raise UpstreamGarbled("The engine sent an answer that cannot be read.") from exc
+        raise _garbled() from exc
     if isinstance(data, dict) and data.get("error"):
         raise stream_error(data["error"])
-    if not isinstance(data, dict) or not isinstance(data.get("choices"), list):
-        raise UpstreamGarbled("The engine sent an answer that cannot be read.")
+    if not isinstance(data, dict) or not isinstance(data.get(_LISTS.get(path, "choices")), list):
+        raise _garbled()
     return answer
+
+
+def _embeddings(answer: Mapping[str, Any]) -> Embeddings:
+    """Return the vectors, in the order of the texts: each says which it belongs to."""
+    try:
+        rows = sorted(answer["data"], key=lambda row: int(row["index"]))
+        vectors = [[float(number) for number in row["embedding"]] for row in rows]
+    except (KeyError, TypeError, ValueError) as exc:
+        raise _garbled() from exc
+    return Embeddings(vectors, usage_of(dict(answer)))
+
+
+def _garbled() -> UpstreamGarbled:
+    return UpstreamGarbled("The engine sent an answer that cannot be read.")

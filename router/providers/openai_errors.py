@@ -18,7 +18,13 @@ from accounts.errors import (
     UpstreamFailed,
     UpstreamTimedOut,
 )
-from router.errors import ContextTooLong, EngineStopped, EngineUnreachable, ProviderRefused
+from router.errors import (
+    ContextTooLong,
+    EngineStopped,
+    EngineUnreachable,
+    ProviderRefused,
+    too_long,
+)
 
 #: What the HTTP client raises when the other side is away or breaks off. httpx-aiohttp maps some of
 #: aiohttp's own errors, wrongly in places, and lets others through: the cause is what counts.
@@ -47,6 +53,7 @@ _STATUS_OF = {
     "slow_down": 429,
     "server_is_overloaded": 503,
 }
+_NO_EMBEDDINGS = re.compile(r"not support\w*\W+(?:the )?embed", re.IGNORECASE)
 _TOO_LONG_PARAMS = {"input_tokens", "input_text"}
 
 
@@ -125,6 +132,18 @@ def _owners_business(status: int, body: bytes) -> MhError | None:
     return None
 
 
+def has_no_embeddings(status: int, body: bytes) -> bool:
+    """Say whether a refusal of ``/v1/embeddings`` means that what is served makes none.
+
+    vLLM serving a chat model has no such path (404 with ``detail``, as for any unknown one); other
+    servers, and other versions, say so in words.
+    """
+    message, param = _read(body)
+    if status in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}:
+        return param != "model" and "model" not in message.lower()
+    return status in {400, 501} and bool(_NO_EMBEDDINGS.search(message))
+
+
 def _read(body: bytes) -> tuple[str, str]:
     """Return message and param of an error body in any of the shapes engines use."""
     try:
@@ -169,10 +188,7 @@ def _bad_request(message: str, param: str) -> MhError:
 
 def _too_long(message: str, limit: str) -> ContextTooLong:
     count = _COUNT.search(message)
-    size = f"has {count[1]} tokens" if count else "is too long"
-    room = f"the model takes {limit} in all" if limit else "for the model"
-    joined = f"{size}; {room}" if count or limit else f"{size} {room}"
-    return ContextTooLong(f"The prompt {joined}. Shorten the messages.", param="messages")
+    return too_long(int(count[1]) if count else 0, int(limit or 0))
 
 
 def _seconds(header: str) -> int | None:
