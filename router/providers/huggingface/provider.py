@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final, TypeVar
 from accounts.errors import MhError
 from backends.engines.base import Target
 from router.errors import InvalidProvider
-from router.providers.base import Capabilities, ChatCall, Delta, Waits
+from router.providers.base import Capabilities, ChatCall, Delta, EmbeddingCall, Embeddings, Waits
 from router.providers.exchange import ask, model_names
 from router.providers.huggingface import errors
 from router.providers.huggingface.errors import Loading, NoChatRoute
@@ -70,7 +70,8 @@ class HuggingFace(OpenAICompatible):
         """Return less for TGI's classic API, and for the router, which has chats only."""
         settings = _settings(target)
         if not settings.endpoint_url:
-            return replace(self.capabilities, openai_paths=frozenset({CHAT_PATH}))
+            chats = frozenset({CHAT_PATH})
+            return replace(self.capabilities, openai_paths=chats, embeddings=False)
         return Capabilities() if settings.api == "tgi" else self.capabilities
 
     def url(self, target: Target, path: str) -> str:
@@ -150,6 +151,14 @@ class HuggingFace(OpenAICompatible):
 
         async def attempt(held: Target) -> bytes:
             return await OpenAICompatible.ask(self, held, path, _with_model(body), request_id)
+
+        return await self._patiently(target, attempt)
+
+    async def embed(self, target: Target, call: EmbeddingCall) -> Embeddings:
+        """Ask the endpoint, when it is ready."""
+
+        async def attempt(held: Target) -> Embeddings:
+            return await OpenAICompatible.embed(self, held, call)
 
         return await self._patiently(target, attempt)
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 from accounts.errors import MhError
 from backends.engines.base import Target
 from router.errors import InvalidProvider, ProviderRefused
-from router.providers.base import Capabilities, ChatCall, Delta
+from router.providers.base import Capabilities, ChatCall, Delta, EmbeddingCall, Embeddings
 from router.providers.exchange import ask
 from router.providers.openai_compatible import OPENAI_PATHS, OpenAICompatible
 from router.providers.runpod import errors
@@ -90,6 +90,11 @@ class RunPod(OpenAICompatible):
         """Pass a request on to the OpenAI-compatible route."""
         self._needs_route(target, path)
         return await super().ask(_routed(target, _model(body)), path, body, request_id)
+
+    async def embed(self, target: Target, call: EmbeddingCall) -> Embeddings:
+        """Ask the OpenAI-compatible route."""
+        self._needs_route(target, "embeddings")
+        return await super().embed(_routed(target, call.model), call)
 
     def _needs_route(self, target: Target, path: str) -> None:
         if _settings(target).mode == "queue":
