@@ -93,13 +93,13 @@ def read_whole(body: bytes) -> list[Delta]:
 def generate_payload(call: ChatCall, max_tokens: int) -> dict[str, Any]:
     """Return the body of a streamed ``POST /``. ``max_tokens`` is for calls that set none.
 
+    A format is told to the model by whoever calls (``Capabilities.schemas``).
+
     Raises:
-        NotSupported: the call has tools, images or a format, for which this API has no place.
+        NotSupported: the call has tools or images, for which this API has no place.
     """
-    if call.tools or (call.format is not None and call.format != "text"):
-        what = "tools" if call.tools else "structured output"
-        msg = f"TGI's classic API has no {what}. Use an endpoint with a chat route."
-        raise NotSupported(msg)
+    if call.tools:
+        raise NotSupported("TGI's classic API has no tools. Use an endpoint with a chat route.")
     parameters = {
         "max_new_tokens": call.options.get("max_tokens") or max_tokens,
         "details": True,

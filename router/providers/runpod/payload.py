@@ -50,12 +50,15 @@ def not_in_messages(call: ChatCall) -> str:
     """Name what ``call`` has and ``jobInput: messages`` cannot carry; empty where there is nothing."""
     if call.tools or any("tool_calls" in message for message in call.messages):
         return "tools"
-    if call.format not in {None, "text"} if isinstance(call.format, str | None) else True:
-        return "structured output"
     if any(_has_more_than_text(message.get("content")) for message in call.messages):
         return "images"
     beyond = sorted(call.options.keys() - SAMPLING - _LEFT_OUT)
     return f"option {beyond[0]}" if beyond else ""
+
+
+def has_format(call: ChatCall) -> bool:
+    """Say whether the answer must have a form: ``jobInput: messages`` can only tell the model so."""
+    return call.format is not None and call.format != "text"
 
 
 def _request_input(call: ChatCall, settings: RunPodSettings) -> dict[str, Any]:

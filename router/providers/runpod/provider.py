@@ -17,7 +17,7 @@ from router.providers.runpod import errors
 from router.providers.runpod.endpoint import Endpoint
 from router.providers.runpod.job import job_running
 from router.providers.runpod.output import OutputReader
-from router.providers.runpod.payload import asked_tokens, job_payload, not_in_messages
+from router.providers.runpod.payload import asked_tokens, has_format, job_payload, not_in_messages
 from router.providers.runpod.settings import DEFAULT, RunPodSettings
 from router.providers.runpod.waiting import summary
 
@@ -103,10 +103,14 @@ class RunPod(OpenAICompatible):
     def _as_job(self, settings: RunPodSettings, call: ChatCall) -> bool:
         if settings.mode not in {"queue", "auto"}:
             return False
-        missing = "" if settings.job_input == "request" else not_in_messages(call)
-        if missing and settings.mode == "queue":
+        if settings.job_input == "request":
+            return True
+        missing = not_in_messages(call)
+        if settings.mode == "auto":
+            return not missing and not has_format(call)
+        if missing:
             raise self.unsupported(f"{missing} in jobs of the kind set (jobInput)")
-        return not missing
+        return True
 
     def _endpoint(self, target: Target, endpoint_id: str, request_id: str) -> Endpoint:
         return Endpoint(

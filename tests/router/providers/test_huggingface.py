@@ -295,13 +295,12 @@ async def test_a_classic_stream_without_its_last_frame_is_not_complete(
     assert isinstance(await failure(huggingface, endpoint(fake, api="tgi")), EngineStopped)
 
 
-async def test_tools_formats_and_images_have_no_place_in_the_classic_api(
+async def test_tools_and_images_have_no_place_in_the_classic_api(
     fake: FakeHuggingFace,
 ) -> None:
     image = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]
     for asked in (
         call(tools=[{"type": "function"}]),
-        call(format="json"),
         call(messages=[{"role": "user", "content": image}]),
     ):
         assert isinstance(

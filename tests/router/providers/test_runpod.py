@@ -453,10 +453,15 @@ async def test_auto_sends_a_job_and_what_jobs_cannot_carry_by_the_other_route(
     assert len(fake.asked("/openai/v1/chat/completions")) == 3
 
 
+async def test_jobs_alone_leave_it_to_the_caller_to_tell_a_format(fake: FakeRunPod) -> None:
+    assert text(await deltas(runpod, at(fake), call(format="json"))) == TEXT
+
+
 async def test_jobs_alone_refuse_what_they_cannot_carry(fake: FakeRunPod) -> None:
     to = at(fake)
     assert isinstance(await failure(runpod, to, call(tools=[TOOL])), NotSupported)
     assert isinstance(await failure(runpod, to, call(options={"logprobs": True})), NotSupported)
+    assert not runpod.capabilities_of(to).schemas
     with pytest.raises(NotSupported):
         await runpod.ask(to, CHAT_PATH, b"{}", "r")
     assert not runpod.capabilities_of(to).openai_paths
