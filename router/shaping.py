@@ -39,11 +39,11 @@ async def chat_shaped(
 ) -> AsyncIterator[AsyncIterator[Delta]]:
     """Do what ``provider.chat`` does. Raises as it; a prompt that is too long, with count and limit if possible."""
     shape.trimmed = 0
-    if shape.trims and provider.capabilities.counts_tokens:
+    if shape.trims and provider.capabilities_of(target).counts_tokens:
         shorter = await _trimmed(provider, target, call)
         shape.trimmed = len(call.messages) - len(shorter.messages)
         call = shorter
-    if not provider.capabilities.schemas:
+    if not provider.capabilities_of(target).schemas:
         call = replace(call, messages=told(call.messages, call.format))
     opened = shape.thinks and _leaves_tags(provider, target, call.options)
     try:
@@ -59,7 +59,9 @@ def _leaves_tags(provider: Provider, target: Target, options: Mapping[str, Any])
     """Say whether the engine may send reasoning as text, without the tag that its template has opened."""
     parser = getattr(target.options, "reasoningParser", None)
     return (
-        provider.capabilities.reasons_in_text and not parser and options.get("think") is not False
+        provider.capabilities_of(target).reasons_in_text
+        and not parser
+        and options.get("think") is not False
     )
 
 
@@ -87,7 +89,7 @@ async def too_long_explained(
     refusal: ContextTooLong, provider: Provider, target: Target, call: ChatCall
 ) -> ContextTooLong:
     """Return ``refusal`` with the numbers it lacks, where the engine can count."""
-    if (refusal.count and refusal.limit) or not provider.capabilities.counts_tokens:
+    if (refusal.count and refusal.limit) or not provider.capabilities_of(target).counts_tokens:
         return refusal
     try:
         count, limit = await provider.count(target, call)

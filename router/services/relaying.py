@@ -66,7 +66,7 @@ async def relay_complete(admitted: Admitted[OpenAICall]) -> bytes:
 
 async def _answer(found: Resolved, call: OpenAICall, request_id: str) -> bytes:
     provider = found.provider
-    if call.path in provider.capabilities.openai_paths:
+    if call.path in provider.capabilities_of(found.target).openai_paths:
         return await provider.ask(found.target, call.path, call.for_route(found), request_id)
     if _is_translated(found, call):
         asked = _translation(call, found, request_id)
@@ -92,7 +92,7 @@ async def _translated(
 
 
 def _is_translated(found: Resolved, call: OpenAICall) -> bool:
-    paths = found.provider.capabilities.openai_paths
+    paths = found.provider.capabilities_of(found.target).openai_paths
     return call.path == CHAT_PATH and CHAT_PATH not in paths
 
 
