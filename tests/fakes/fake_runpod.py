@@ -73,7 +73,8 @@ class FakeRunPod(FakeCloud):
         self.jobs: dict[str, Job] = {}
 
     def state(self) -> dict[str, Any]:
-        return {**super().state(), "jobs": [asdict(job) for job in self.jobs.values()]}
+        jobs = [asdict(job) for job in self.jobs.values()]
+        return {**super().state(), "submitted": len(self.asked("/run")), "jobs": jobs}
 
     def count(self, status: str) -> int:
         """Return how many jobs are in this state."""
