@@ -5,27 +5,34 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from dataclasses import replace
+from typing import Any, Protocol
 
 import httpx
 
 from accounts.errors import MhError
 from backends.engines.base import Target
-from router.errors import UpstreamGarbled
-from router.providers.base import ChatCall, Delta, Provider
+from router.errors import NotSupported, UpstreamGarbled
+from router.providers.base import ChatCall, Delta, EmbeddingCall, Embeddings, Provider
 from router.providers.openai_errors import (
     REFUSAL_MAX,
     TRANSPORT_ERRORS,
+    has_no_embeddings,
     refusal_error,
     stream_error,
     transport_error,
 )
-from router.providers.openai_stream import ChatReader, Relay
+from router.providers.openai_options import openai_options
+from router.providers.openai_stream import ChatReader, Relay, usage_of
 from router.providers.pool import client_for
+from router.providers.retry_after import wait_asked
 
 CHAT_PATH = "/v1/chat/completions"
+EMBEDDINGS_PATH = "/v1/embeddings"
 #: What passes through byte by byte.
-OPENAI_PATHS = frozenset({CHAT_PATH, "/v1/completions"})
+OPENAI_PATHS = frozenset({CHAT_PATH, "/v1/completions", EMBEDDINGS_PATH})
+#: The list that holds the answer, by path.
+_LISTS = {EMBEDDINGS_PATH: "data"}
 _DRAIN_SECONDS = 0.25
 
 
@@ -36,6 +43,10 @@ class OpenAICompatible(Provider):
         """Return the address of ``path``, one of OpenAI's, which begin with ``/v1``."""
         return f"{target.endpoint}{path}"
 
+    def options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return our options by the names of the API."""
+        return openai_options(options)
+
     def headers(self, target: Target, request_id: str) -> dict[str, str]:
         """Return the headers of a request."""
         headers = {"Content-Type": "application/json", "X-Request-Id": request_id}
@@ -43,12 +54,23 @@ class OpenAICompatible(Provider):
             headers["Authorization"] = f"Bearer {target.api_key}"
         return headers
 
+    def payload(self, target: Target, call: ChatCall) -> dict[str, Any]:
+        """Return the body of a chat completion request, streamed and with usage."""
+        del target
+        return chat_payload(call)
+
+    def refused(self, status: int, body: bytes, headers: Mapping[str, str]) -> MhError:
+        """Return the error for an answer that is not 200; at most ``REFUSAL_MAX`` bytes of it are read."""
+        return refusal_error(status, body, retry_after=wait_asked(headers))
+
     @asynccontextmanager
     async def chat(self, target: Target, call: ChatCall) -> AsyncIterator[AsyncIterator[Delta]]:
         """Send a chat, streamed."""
-        body = encode(chat_payload(call))
+        asked = replace(call, options=self.options(call.options))
+        body = encode(self.payload(target, asked))
         async with self._send(target, CHAT_PATH, body, call.request_id) as response:
-            yield _deltas(response)
+            await streamed(response)
+            yield read_deltas(response, ChatReader())
 
     @asynccontextmanager
     async def relay(
@@ -56,16 +78,32 @@ class OpenAICompatible(Provider):
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """Send a streamed request; pass its frames on."""
         async with self._send(target, path, body, request_id) as response:
+            await streamed(response)
             yield _frames(response)
 
     async def ask(self, target: Target, path: str, body: bytes, request_id: str) -> bytes:
         """Send a request that is not streamed."""
+        return _checked(await self.post(target, path, body, request_id), path)
+
+    async def post(self, target: Target, path: str, body: bytes, request_id: str) -> bytes:
+        """Send a request; return the body of the answer, whatever it is. Raises as ``ask``."""
         async with self._send(target, path, body, request_id) as response:
             try:
-                answer = await response.aread()
+                return await response.aread()
             except TRANSPORT_ERRORS as exc:
                 raise transport_error(exc, begun=True) from exc
-        return _checked(answer)
+
+    async def embed(self, target: Target, call: EmbeddingCall) -> Embeddings:
+        """Return a vector for each text."""
+        payload: dict[str, Any] = {
+            "model": call.model,
+            "input": list(call.texts),
+            "encoding_format": "float",
+        }
+        if call.dimensions is not None:
+            payload["dimensions"] = call.dimensions
+        answer = await self.ask(target, EMBEDDINGS_PATH, encode(payload), call.request_id)
+        return _embeddings(json.loads(answer))
 
     @asynccontextmanager
     async def _send(
@@ -82,10 +120,26 @@ class OpenAICompatible(Provider):
             raise transport_error(exc, begun=False) from exc
         try:
             if response.status_code != httpx.codes.OK:
-                raise await _refused(response)
+                raise await self._refused(response, path)
             yield response
         finally:
             await response.aclose()
+
+    async def _refused(self, response: httpx.Response, path: str) -> MhError:
+        body = b""
+        try:
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > REFUSAL_MAX:
+                    break
+        except TRANSPORT_ERRORS as exc:
+            return transport_error(exc, begun=False)
+        if path == EMBEDDINGS_PATH and has_no_embeddings(response.status_code, body):
+            return NotSupported(
+                "The model that answers makes no embeddings. Name an embedding model.",
+                param="model",
+            )
+        return self.refused(response.status_code, body, response.headers)
 
 
 def chat_payload(call: ChatCall) -> dict[str, Any]:
@@ -114,22 +168,39 @@ def encode(payload: Mapping[str, Any]) -> bytes:
     return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-async def _refused(response: httpx.Response) -> MhError:
-    body = b""
+class StreamReader(Protocol):
+    """Reads one protocol's stream from bytes cut anywhere."""
+
+    complete: bool
+
+    def feed(self, data: bytes) -> list[Delta]:
+        """Return the deltas in ``data``."""
+
+    def end(self) -> list[Delta]:
+        """Say that no more bytes come; return what that completes."""
+
+
+async def streamed(response: httpx.Response) -> None:
+    """Return if ``response`` is a stream; some providers answer with an error as JSON, under HTTP 200.
+
+    Raises:
+        MhError: it is none.
+    """
+    if "json" not in response.headers.get("content-type", ""):
+        return
     try:
-        async for chunk in response.aiter_bytes():
-            body += chunk
-            if len(body) > REFUSAL_MAX:
-                break
+        _checked(await response.aread(), CHAT_PATH)
     except TRANSPORT_ERRORS as exc:
-        return transport_error(exc, begun=False)
-    return refusal_error(
-        response.status_code, body, retry_after=response.headers.get("retry-after", "")
-    )
+        raise transport_error(exc, begun=True) from exc
+    raise UpstreamGarbled("The engine did not stream its answer.")
 
 
-async def _deltas(response: httpx.Response) -> AsyncIterator[Delta]:
-    reader = ChatReader()
+async def read_deltas(response: httpx.Response, reader: StreamReader) -> AsyncIterator[Delta]:
+    """Yield what ``reader`` finds in the body, to its end marker.
+
+    Raises:
+        MhError: it broke off, or carries an error.
+    """
     chunks = response.aiter_raw()
     try:
         async for chunk in chunks:
@@ -172,14 +243,28 @@ async def _drain(chunks: AsyncIterator[bytes]) -> None:
                 pass
 
 
-def _checked(answer: bytes) -> bytes:
+def _checked(answer: bytes, path: str) -> bytes:
     """Return ``answer`` if it is one; some providers send errors under HTTP 200."""
     try:
         data = json.loads(answer)
     except (ValueError, RecursionError) as exc:
-        raise UpstreamGarbled("The engine sent an answer that cannot be read.") from exc
+        raise _garbled() from exc
     if isinstance(data, dict) and data.get("error"):
         raise stream_error(data["error"])
-    if not isinstance(data, dict) or not isinstance(data.get("choices"), list):
-        raise UpstreamGarbled("The engine sent an answer that cannot be read.")
+    if not isinstance(data, dict) or not isinstance(data.get(_LISTS.get(path, "choices")), list):
+        raise _garbled()
     return answer
+
+
+def _embeddings(answer: Mapping[str, Any]) -> Embeddings:
+    """Return the vectors, in the order of the texts: each says which it belongs to."""
+    try:
+        rows = sorted(answer["data"], key=lambda row: int(row["index"]))
+        vectors = [[float(number) for number in row["embedding"]] for row in rows]
+    except (KeyError, TypeError, ValueError) as exc:
+        raise _garbled() from exc
+    return Embeddings(vectors, usage_of(dict(answer)))
+
+
+def _garbled() -> UpstreamGarbled:
+    return UpstreamGarbled("The engine sent an answer that cannot be read.")
