@@ -79,7 +79,7 @@ def test_reasoning_is_no_part_of_the_answer_however_the_engine_says_it(
 
 
 @fault(33)
-@pytest.mark.parametrize("habit", ["", "vague"])
+@pytest.mark.parametrize("habit", ["", "vague", "counts-on"])
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_prompt_that_is_too_long_is_refused_with_limit_and_count(
     site: Site, habit: str, stream: bool

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -101,7 +102,13 @@ def test_it_chats_streamed_and_not(client: OpenAI) -> None:
 
 def test_several_answers_and_probabilities(client: OpenAI) -> None:
     answer = client.chat.completions.create(
-        model=MODEL, messages=FRANCE, n=2, logprobs=True, top_logprobs=2, max_tokens=4
+        model=MODEL,
+        messages=FRANCE,
+        n=2,
+        logprobs=True,
+        top_logprobs=2,
+        max_tokens=4,
+        temperature=1,
     )
     assert [choice.index for choice in answer.choices] == [0, 1]
     entries = answer.choices[1].logprobs.content or []  # type: ignore[union-attr]
@@ -157,7 +164,8 @@ def test_a_prompt_that_is_too_long_is_refused_with_limit_and_count(
     )
     assert ours.status_code == 400
     message = ours.json()["error"]["message"]
-    assert "The prompt has 9" in message
+    # It stops counting at its limit; asked for the whole, it says it.
+    assert re.search(r"The prompt has 90\d\d tokens", message)
     assert "in all" in message
 
 
@@ -188,12 +196,12 @@ def test_a_chat_model_makes_no_embeddings_and_sees_no_images(client: OpenAI) -> 
 
 
 def test_closing_a_stream_stops_the_engine(client: OpenAI, endpoint: str) -> None:
-    for stream in (
-        client.chat.completions.create(
-            model=MODEL, messages=COUNT, stream=True, extra_body={"ignore_eos": True}
-        ),
-        client.responses.create(model=MODEL, input=COUNT[0]["content"], stream=True),
+    more: Any = {"model": MODEL, "stream": True}
+    for ask in (
+        lambda: client.chat.completions.create(messages=COUNT, **more),
+        lambda: client.responses.create(input=COUNT[0]["content"], **more),
     ):
+        stream: Any = ask()
         for _, _ in zip(stream, range(5), strict=False):
             pass
         assert running(endpoint) == 1
