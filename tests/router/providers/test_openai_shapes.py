@@ -8,6 +8,7 @@ from accounts.errors import MhError
 from backends.engines.base import Target
 from router.errors import UpstreamGarbled
 from router.providers.base import ChatCall, EmbeddingCall
+from router.providers.openai_compatible import is_strict
 from router.providers.openai_errors import has_no_embeddings
 from router.providers.vllm import Vllm
 
@@ -82,3 +83,19 @@ def test_a_server_without_embeddings_is_told_from_other_refusals(
     status: int, body: bytes, no_embeddings: bool
 ) -> None:
     assert has_no_embeddings(status, body) is no_embeddings
+
+
+def test_only_schemas_that_openai_takes_as_strict_are_called_so() -> None:
+    name = {"name": {"type": "string"}}
+    closed = {
+        "type": "object",
+        "properties": name,
+        "required": ["name"],
+        "additionalProperties": False,
+    }
+    assert is_strict(closed)
+    assert is_strict({"type": "array", "items": {"anyOf": [closed, {"type": "null"}]}})
+    for missing in ("required", "additionalProperties"):
+        opened = {key: value for key, value in closed.items() if key != missing}
+        assert not is_strict(opened)
+        assert not is_strict({"$defs": {"a": opened}})
