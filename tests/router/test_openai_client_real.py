@@ -78,6 +78,10 @@ def aborted(endpoint: str) -> int:
     return sum(int(float(line.rsplit(" ", 1)[1])) for line in counts if '"abort"' in line)
 
 
+def await_aborted(endpoint: str, count: int) -> None:
+    wait_until(lambda: aborted(endpoint) == count, seconds=5, what="the abort")
+
+
 def test_it_lists_models(client: OpenAI) -> None:
     names = [model.id for model in client.models.list()]
     assert MODEL in names
@@ -202,10 +206,10 @@ def test_closing_a_stream_stops_the_engine(client: OpenAI, endpoint: str) -> Non
         lambda: client.responses.create(input=STORY[0]["content"], **more),
     ):
         stream: Any = ask()
-        before = aborted(endpoint)
+        wanted = aborted(endpoint) + 1
         for _, _ in zip(stream, range(5), strict=False):
             pass
         stream.close()
         begin = time.monotonic()
-        wait_until(lambda: aborted(endpoint) == before + 1, seconds=5, what="the abort")
+        await_aborted(endpoint, wanted)
         print(f"aborted after {time.monotonic() - begin:.2f} s")
