@@ -71,15 +71,15 @@ def client(site: Site) -> Iterator[OpenAI]:
         yield client
 
 
-def aborted(endpoint: str) -> int:
-    """Requests the engine gave up, as it says itself."""
-    lines = httpx.get(f"{endpoint}/metrics", trust_env=False).text.splitlines()
-    counts = [line for line in lines if line.startswith("vllm:request_success_total")]
-    return sum(int(float(line.rsplit(" ", 1)[1])) for line in counts if '"abort"' in line)
+def await_running(endpoint: str, count: int, seconds: float) -> None:
+    """Fail unless the engine works on ``count`` requests, as it says itself, within ``seconds``."""
 
+    def is_so() -> bool:
+        lines = httpx.get(f"{endpoint}/metrics", trust_env=False).text.splitlines()
+        values = [line for line in lines if line.startswith("vllm:num_requests_running{")]
+        return sum(int(float(line.rsplit(" ", 1)[1])) for line in values) == count
 
-def await_aborted(endpoint: str, count: int) -> None:
-    wait_until(lambda: aborted(endpoint) == count, seconds=5, what="the abort")
+    wait_until(is_so, seconds=seconds, what=f"{count} running")
 
 
 def test_it_lists_models(client: OpenAI) -> None:
@@ -202,14 +202,15 @@ def test_a_chat_model_makes_no_embeddings_and_sees_no_images(client: OpenAI) -> 
 def test_closing_a_stream_stops_the_engine(client: OpenAI, endpoint: str) -> None:
     more: Any = {"model": MODEL, "stream": True}
     for ask in (
-        lambda: client.chat.completions.create(messages=STORY, **more),
+        lambda: client.chat.completions.create(
+            messages=STORY, extra_body={"ignore_eos": True}, **more
+        ),
         lambda: client.responses.create(input=STORY[0]["content"], **more),
     ):
         stream: Any = ask()
-        wanted = aborted(endpoint) + 1
-        for _, _ in zip(stream, range(5), strict=False):
-            pass
-        stream.close()
+        next(stream)
+        await_running(endpoint, 1, seconds=5)
         begin = time.monotonic()
-        await_aborted(endpoint, wanted)
+        stream.close()
+        await_running(endpoint, 0, seconds=5)
         print(f"aborted after {time.monotonic() - begin:.2f} s")
