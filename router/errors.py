@@ -130,10 +130,15 @@ class FormatNotFollowed(UpstreamFailed):
     code = "format_not_followed"
 
 
-def too_long(count: int, limit: int) -> ContextTooLong:
-    """Return the error for a prompt of ``count`` tokens where a model takes ``limit``; 0 is unknown."""
-    size = f"has {count} tokens" if count else "is too long"
+def too_long(count: int, limit: int, *, at_least: bool = False) -> ContextTooLong:
+    """Return the error for a prompt of ``count`` tokens where a model takes ``limit``; 0 is unknown.
+
+    ``at_least``: an engine has stopped counting there (vLLM counts one token more than it takes).
+    """
+    number = f"at least {count}" if at_least else str(count)
+    size = f"has {number} tokens" if count else "is too long"
     room = f"the model takes {limit} in all" if limit else "for the model"
     joined = f"{size}; {room}" if count or limit else f"{size} {room}"
     text = f"The prompt {joined}. Shorten the messages."
-    return ContextTooLong(text, count=count, limit=limit, param="messages")
+    known = 0 if at_least else count
+    return ContextTooLong(text, count=known, limit=limit, param="messages")

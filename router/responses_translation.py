@@ -264,16 +264,17 @@ class ResponseWriter:
             case "done":
                 return self._done(event["finish_reason"], event["usage"])
             case "error":
-                return [self._failed(event["error"]["code"], event["error"]["message"])]
+                return [self._failed(event["error"]["message"])]
             case _:
                 return []
 
     def failed(self, error: MhError) -> bytes:
         """Return the last frame of a response that broke off."""
-        return self._failed(error.code, error.message)
+        return self._failed(error.message)
 
-    def _failed(self, code: str | None, message: str) -> bytes:
-        error = {"code": code or "server_error", "message": message}
+    def _failed(self, message: str) -> bytes:
+        # The API knows no code that says more, and clients accept no other.
+        error = {"code": "server_error", "message": message}
         return self._frame("response.failed", response={**self._response("failed"), "error": error})
 
     def whole(self, result: ChatResult) -> dict[str, Any]:

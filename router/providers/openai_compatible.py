@@ -156,11 +156,31 @@ def chat_payload(call: ChatCall) -> dict[str, Any]:
     if call.tool_choice is not None:
         payload["tool_choice"] = call.tool_choice
     if isinstance(call.format, Mapping):
-        schema = {"name": "answer", "schema": dict(call.format), "strict": True}
+        schema = {"name": "answer", "schema": dict(call.format), "strict": is_strict(call.format)}
         payload["response_format"] = {"type": "json_schema", "json_schema": schema}
     elif call.format == "json":
         payload["response_format"] = {"type": "json_object"}
     return payload
+
+
+def is_strict(schema: object) -> bool:
+    """Say whether OpenAI takes a schema as ``strict``: every object is closed, and needs all it has.
+
+    It refuses others so. Engines that constrain all schemas do not look at this.
+    Source: OpenAI's guide "Structured Outputs", "Supported schemas".
+    """
+    if isinstance(schema, list):
+        return all(is_strict(item) for item in schema)
+    if not isinstance(schema, Mapping):
+        return True
+    properties = schema.get("properties")
+    if schema.get("type") == "object" or isinstance(properties, Mapping):
+        names = set(properties) if isinstance(properties, Mapping) else set()
+        required = schema.get("required")
+        needed = set(required) if isinstance(required, list) else set()
+        if schema.get("additionalProperties") is not False or names != needed:
+            return False
+    return all(is_strict(item) for item in schema.values())
 
 
 def encode(payload: Mapping[str, Any]) -> bytes:

@@ -37,7 +37,7 @@ _TEXT_MAX = 400
 #: Longest ``Retry-After`` that is passed on, in seconds.
 _RETRY_MAX = 120
 _LIMIT = re.compile(r"maximum context length is (\d+)")
-_COUNT = re.compile(r"(?:contains|resulted in|requested) (?:at least )?(\d+) (?:input )?tokens")
+_COUNT = re.compile(r"(?:contains|resulted in|requested) (at least )?(\d+) (?:input )?tokens")
 #: Paths, tracebacks and Python names have no business with a client.
 _INSIDES = re.compile(r"(?:/[\w.\-]+){2,}|Traceback|\.py\b|\b0x[0-9a-f]{6,}|\w+\.\w+\.\w+\(")
 #: OpenAI's code in a 429 that waiting does not help.
@@ -188,7 +188,9 @@ def _bad_request(message: str, param: str) -> MhError:
 
 def _too_long(message: str, limit: str) -> ContextTooLong:
     count = _COUNT.search(message)
-    return too_long(int(count[1]) if count else 0, int(limit or 0))
+    return too_long(
+        int(count[2]) if count else 0, int(limit or 0), at_least=bool(count and count[1])
+    )
 
 
 def _seconds(header: str) -> int | None:

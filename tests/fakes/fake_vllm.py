@@ -31,6 +31,7 @@ Behaviours (``--behaviour`` may be given several times). Of answers:
 ``format-ignored``   answers in words whatever ``response_format`` says; with ``=once`` only until it is told
 ``embeds``           serves an embedding model; otherwise ``/v1/embeddings`` does not exist, as in the real one
 ``vision``           takes images; otherwise they are refused
+``counts-on``        stops counting one token after its limit, as the real one does with long prompts
 ``vague``            says of too long a prompt only that it is
 ``split``            frames are cut at arbitrary bytes, inside characters too
 ``unhealthy``        ``/health`` answers 503
@@ -430,10 +431,13 @@ class FakeVllm:
         count, limit = prompt_tokens(body), self.arguments.max_model_len
         if count > limit and self.behaviour.has("vague"):
             return error(400, "The input is too long.", "BadRequestError", "input_tokens")
+        least = ""
+        if count > limit and self.behaviour.has("counts-on"):
+            least, count = "at least ", limit + 1
         if count > limit:
             message = (
                 f"This model's maximum context length is {limit} tokens. However, your prompt contains "
-                f"{count} input tokens, which exceeds this limit even without any output tokens. "
+                f"{least}{count} input tokens, which exceeds this limit even without any output tokens. "
                 "Please reduce the length of the input prompt."
             )
             return error(400, message, "BadRequestError", "input_tokens")
