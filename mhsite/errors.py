@@ -25,8 +25,9 @@ from router.ollama_frames import flat_error
 logger = logging.getLogger(__name__)
 
 #: Paths for programs; everything else is for browsers.
-OLLAMA_PREFIX: Final = "/ollama/"
-API_PREFIXES: Final = ("/api/", "/v1/", OLLAMA_PREFIX, "/health", "/metrics")
+API_PREFIXES: Final = ("/api/", "/v1/", "/ollama/", "/health", "/metrics")
+#: Where errors have the shape that Ollama's clients read.
+OLLAMA_API: Final = "/ollama/api/"
 
 
 def is_api(request: HttpRequest) -> bool:
@@ -44,7 +45,7 @@ def response_for(error: mh.MhError) -> JsonResponse:
 
 def error_body(path: str, error: mh.ErrorBody) -> dict[str, Any]:
     """Return the whole body for ``error`` at ``path``: Ollama's clients read another shape."""
-    return flat_error(error) if path.startswith(OLLAMA_PREFIX) else {"error": error}
+    return flat_error(error) if path.startswith(OLLAMA_API) else {"error": error}
 
 
 def too_large() -> mh.TooLarge:
@@ -105,7 +106,7 @@ def in_shape(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBa
     if response.status_code < 400 or not is_api(request) or response.streaming:  # noqa: PLR2004
         return response
     shaped = _in_one_shape(request, response)
-    return _as_ollamas(shaped) if request.path_info.startswith(OLLAMA_PREFIX) else shaped
+    return _as_ollamas(shaped) if request.path_info.startswith(OLLAMA_API) else shaped
 
 
 def _as_ollamas(response: HttpResponseBase) -> HttpResponseBase:
