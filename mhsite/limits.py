@@ -65,7 +65,7 @@ def _counted(receive: Receive, limit: int) -> Receive:
 
 async def _refuse(scope: Any, send: Send) -> None:
     request_id = request_id_new()
-    error = errors.error_body(str(scope["path"]), errors.too_large().body(request_id))
+    error = errors.error_body(str(scope.get("path", "")), errors.too_large().body(request_id))
     body = json.dumps(error).encode()
     await send(
         {

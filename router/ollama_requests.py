@@ -259,8 +259,9 @@ def _answered(name: str | None, waiting: list[tuple[str, str]], place: int) -> s
     matching = [call for call in waiting if call[1] == name] or waiting
     if not matching:
         return f"call_{place}"
-    waiting.remove(matching[0])
-    return matching[0][0]
+    first = matching[0]
+    waiting.remove(first)
+    return first[0]
 
 
 def _content(text: str | None, images: list[str] | None, where: str) -> str | list[dict[str, Any]]:
