@@ -6,7 +6,7 @@ Source: OpenAI's API reference, "Chat Completions" and "Streaming".
 
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any, Final
 
 from accounts.errors import InvalidRequest
@@ -162,7 +162,7 @@ class _Chunks:
 
     def piece(self, event: TokenEvent | ReasoningEvent | ToolCallEvent) -> bytes:
         """Return the frames for a piece of the answer."""
-        logprobs = event.get("logprobs")
+        logprobs = event.get("logprobs", []) if event["type"] == "token" else []
         return self._begin() + self._chunk(_delta(event), logprobs=logprobs)
 
     def finished(self, end: Finished) -> bytes:
@@ -179,12 +179,15 @@ class _Chunks:
         return self._chunk({"role": "assistant", "content": ""})
 
     def _chunk(
-        self, delta: dict[str, Any], reason: str | None = None, logprobs: Any = None
+        self,
+        delta: dict[str, Any],
+        reason: str | None = None,
+        logprobs: Sequence[TokenLogprob] = (),
     ) -> bytes:
         choice = {
             "index": 0,
             "delta": delta,
-            "logprobs": {"content": logprobs} if logprobs else None,
+            "logprobs": _logprobs(logprobs),
             "finish_reason": reason,
         }
         usage = {"usage": None} if self._counts else {}
@@ -251,7 +254,7 @@ class _Whole:
         choice = {
             "index": 0,
             "message": message,
-            "logprobs": {"content": self._logprobs} if self._logprobs else None,
+            "logprobs": _logprobs(self._logprobs),
             "finish_reason": self._end.reason,
         }
         return {"choices": [choice], "usage": _usage(self._end.usage)}
@@ -264,6 +267,12 @@ def _head(call: ChatCall, kind: str) -> dict[str, Any]:
         "created": int(time.time()),
         "model": call.model,
     }
+
+
+def _logprobs(found: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+    """Return the log probabilities of a choice; OpenAI's clients want every field."""
+    content = [{"bytes": None, "top_logprobs": [], **entry} for entry in found]
+    return {"content": content, "refusal": None} if content else None
 
 
 def _usage(usage: Usage | None) -> Usage:
