@@ -124,8 +124,8 @@ def _tool_choice(given: Any) -> str | Mapping[str, Any] | None:
 
 async def translated(
     deltas: AsyncIterator[Delta], call: ChatCall, fields: Mapping[str, Any]
-) -> AsyncGenerator[bytes, None]:
-    """Yield the frames of a streamed answer, ``[DONE]`` included.
+) -> AsyncGenerator[bytes | Waits, None]:
+    """Yield the frames of a streamed answer, ``[DONE]`` included; before them what it waits for.
 
     Raises:
         MhError: whatever ``deltas`` raises; nothing follows then.
@@ -136,20 +136,27 @@ async def translated(
     async for delta in deltas:
         if isinstance(delta, Finished):
             yield chunks.finished(delta)
-        elif not isinstance(delta, Waits):
+        elif isinstance(delta, Waits):
+            yield delta
+        else:
             yield chunks.piece(delta)
 
 
-async def translated_whole(deltas: AsyncIterator[Delta], call: ChatCall) -> bytes:
-    """Return an answer that is not streamed.
+async def translated_whole(
+    deltas: AsyncIterator[Delta], call: ChatCall
+) -> AsyncGenerator[bytes | Waits, None]:
+    """Yield an answer that is not streamed; before it what it waits for.
 
     Raises:
         MhError: whatever ``deltas`` raises.
     """
     whole = _Whole()
     async for delta in deltas:
-        whole.add(delta)
-    return _encode({**_head(call, "chat.completion"), **whole.body()})
+        if isinstance(delta, Waits):
+            yield delta
+        else:
+            whole.add(delta)
+    yield _encode({**_head(call, "chat.completion"), **whole.body()})
 
 
 class _Chunks:
@@ -219,11 +226,11 @@ class _Whole:
         self._calls: dict[int, dict[str, Any]] = {}
         self._end: Finished | None = None
 
-    def add(self, delta: Delta) -> None:
+    def add(self, delta: TokenEvent | ReasoningEvent | ToolCallEvent | Finished) -> None:
         """Take the next one."""
         if isinstance(delta, Finished):
             self._end = delta
-        elif not isinstance(delta, Waits):
+        else:
             self._add(delta)
 
     def _add(self, event: TokenEvent | ReasoningEvent | ToolCallEvent) -> None:

@@ -10,10 +10,8 @@ from accounts import database
 from accounts.actors import Actor
 from accounts.permissions import Permission
 from audit.access import require
-from router.errors import NoRoute
 from router.holding import Waiting, resolved
 from router.openai_translation import CHAT_PATH
-from router.providers.base import Provider
 from router.providers.openai_compatible import encode
 from router.schemas import ChatRequest, unpinned
 from router.selectors import Resolved
@@ -36,12 +34,12 @@ class OpenAICall:
     body: bytes
     fields: Mapping[str, Any]
 
-    def for_route(self, found: Resolved, provider: Provider) -> bytes:
+    def for_route(self, found: Resolved) -> bytes:
         """Return the body for the engine: the client's own bytes where nothing has to change."""
         fields = unpinned(self.fields)
         defaults = {
             name: value
-            for name, value in provider.options(self._defaults(found.route.options)).items()
+            for name, value in found.provider.options(self._defaults(found.route.options)).items()
             if fields.get(name) is None
         }
         same = len(fields) == len(self.fields) and fields.get("model") == found.route.model
@@ -102,15 +100,12 @@ def _admitted(
 
 
 def _way(actor: Actor, role: str | None, model: str | None, begin: float) -> Waiting:
-    """Find who answers now; a request that is worth a wait goes on without."""
-    try:
-        found = resolved(role, model, begin)
-    except NoRoute as exc:
-        if exc.wait is None:
-            raise
-        found = None
+    """Find who can answer now; a request that is worth a wait goes on with nobody."""
+    chain = resolved(actor, role, model, begin)
+    if not chain.found and chain.refusal is not None and chain.refusal.wait is None:
+        raise chain.refusal
     request_id = _unique(actor.request_id)
-    return Waiting(actor=actor, role=role, model=model, found=found, request_id=request_id)
+    return Waiting(actor=actor, role=role, model=model, chain=chain, request_id=request_id)
 
 
 async def admit_known(actor: Actor, request: ChatRequest) -> Admitted[ChatRequest]:

@@ -1,9 +1,12 @@
 """Embeddings, whoever makes them."""
 
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from django.conf import settings
 
 from router.providers.base import EmbeddingCall, Embeddings
-from router.providers.registry import engine_provider
+from router.selectors import Resolved
 from router.services.admission import Admitted, OpenAICall
 
 
@@ -14,14 +17,22 @@ async def embed_admitted(admitted: Admitted[OpenAICall]) -> Embeddings:
         MhError: it could not be answered.
     """
     fields, waiting = admitted.asked.fields, admitted.waiting
+
+    @asynccontextmanager
+    async def send(found: Resolved) -> AsyncIterator[AsyncIterator[Embeddings]]:
+        async def answer() -> AsyncIterator[Embeddings]:
+            call = EmbeddingCall(
+                model=found.route.model,
+                texts=fields["input"],
+                dimensions=fields.get("dimensions"),
+                request_id=waiting.request_id,
+            )
+            yield await found.provider.embed(found.target, call)
+
+        yield answer()
+
     async with AsyncExitStack() as stack:
-        async for _ in waiting.until_leased(stack):
+        async for _ in waiting.until_open(stack, send, settings.MH_ANSWER_SECONDS):
             pass
-        found = waiting.found
-        call = EmbeddingCall(
-            model=found.route.model,
-            texts=fields["input"],
-            dimensions=fields.get("dimensions"),
-            request_id=waiting.request_id,
-        )
-        return await engine_provider(found.engine).embed(found.target, call)
+        found: Embeddings = waiting.first
+        return found

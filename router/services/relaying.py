@@ -1,7 +1,10 @@
 """OpenAI's API, passed on with as little change as can be."""
 
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
+from typing import Any
+
+from django.conf import settings
 
 from accounts import database
 from accounts.actors import Actor
@@ -9,8 +12,6 @@ from accounts.permissions import Permission
 from audit.access import require
 from router import selectors
 from router.openai_translation import CHAT_PATH, chat_call, translated, translated_whole
-from router.providers.base import ChatCall, Provider
-from router.providers.registry import engine_provider
 from router.selectors import ModelCard, Resolved
 from router.services.admission import Admitted, OpenAICall
 
@@ -24,21 +25,19 @@ async def relay(admitted: Admitted[OpenAICall]) -> AsyncGenerator[bytes, None]:
         MhError: at any time. Before the first frame nothing has been generated.
     """
     call, waiting = admitted.asked, admitted.waiting
+
+    def send(found: Resolved) -> AbstractAsyncContextManager[AsyncIterator[Any]]:
+        if _is_translated(found, call):
+            return _translated(found, call, waiting.request_id, whole=False)
+        return found.provider.relay(
+            found.target, call.path, call.for_route(found), waiting.request_id
+        )
+
     async with AsyncExitStack() as stack:
-        async for _ in waiting.until_leased(stack):
+        async for _ in waiting.until_open(stack, send, settings.MH_FIRST_TOKEN_SECONDS):
             pass  # a comment every few seconds says that it waits
-        found = waiting.found
-        provider = engine_provider(found.engine)
-        if _is_translated(provider, call):
-            asked = _translation(call, found, waiting.request_id)
-            deltas = await stack.enter_async_context(provider.chat(found.target, asked))
-            frames = translated(deltas, asked, call.fields)
-            async for frame in await stack.enter_async_context(aclosing(frames)):
-                yield frame
-            return
-        body = call.for_route(found, provider)
-        relayed = provider.relay(found.target, call.path, body, waiting.request_id)
-        async for frame in await stack.enter_async_context(relayed):
+        yield waiting.first
+        async for frame in waiting.rest:
             yield frame
 
 
@@ -49,27 +48,46 @@ async def relay_complete(admitted: Admitted[OpenAICall]) -> bytes:
         MhError: it could not be answered.
     """
     call, waiting = admitted.asked, admitted.waiting
+
+    @asynccontextmanager
+    async def ask(found: Resolved) -> AsyncIterator[AsyncIterator[bytes]]:
+        async def answer() -> AsyncIterator[bytes]:
+            yield await found.provider.ask(
+                found.target, call.path, call.for_route(found), waiting.request_id
+            )
+
+        yield answer()
+
+    def send(found: Resolved) -> AbstractAsyncContextManager[AsyncIterator[Any]]:
+        if _is_translated(found, call):
+            return _translated(found, call, waiting.request_id, whole=True)
+        return ask(found)
+
     async with AsyncExitStack() as stack:
-        async for _ in waiting.until_leased(stack):
+        async for _ in waiting.until_open(stack, send, settings.MH_ANSWER_SECONDS):
             pass
-        found = waiting.found
-        provider = engine_provider(found.engine)
-        if _is_translated(provider, call):
-            asked = _translation(call, found, waiting.request_id)
-            deltas = await stack.enter_async_context(provider.chat(found.target, asked))
-            return await translated_whole(deltas, asked)
-        body = call.for_route(found, provider)
-        return await provider.ask(found.target, call.path, body, waiting.request_id)
+        answer: bytes = waiting.first
+        return answer
 
 
-def _is_translated(provider: Provider, call: OpenAICall) -> bool:
-    return call.path == CHAT_PATH and CHAT_PATH not in provider.capabilities.openai_paths
+def _is_translated(found: Resolved, call: OpenAICall) -> bool:
+    return call.path == CHAT_PATH and CHAT_PATH not in found.provider.capabilities.openai_paths
 
 
-def _translation(call: OpenAICall, found: Resolved, request_id: str) -> ChatCall:
-    return chat_call(
+@asynccontextmanager
+async def _translated(
+    found: Resolved, call: OpenAICall, request_id: str, *, whole: bool
+) -> AsyncIterator[AsyncIterator[Any]]:
+    """Send it as a chat; give frames, or the whole answer as one, and ``Waits`` before them."""
+    asked = chat_call(
         call.fields, model=found.route.model, options=found.route.options, request_id=request_id
     )
+    async with found.provider.chat(found.target, asked) as deltas:
+        frames = (
+            translated_whole(deltas, asked) if whole else translated(deltas, asked, call.fields)
+        )
+        async with aclosing(frames):
+            yield frames
 
 
 async def models_list(*, actor: Actor) -> list[ModelCard]:

@@ -12,7 +12,6 @@ from backends import selectors as backends
 from router import selectors
 from router.errors import NoRoute
 from router.providers.base import Capabilities
-from router.providers.registry import engine_provider
 
 #: What a backend's options may call the length of its context, in tokens.
 _CONTEXT: Final = ("maxModelLen", "contextLength")
@@ -46,14 +45,17 @@ async def model_show(*, who: Callable[[], Actor], read: Callable[[], str]) -> Sh
 
 
 def _show(who: Callable[[], Actor], read: Callable[[], str]) -> Shown:
-    require(who(), Permission.CHAT, target_type="model")
+    actor = who()
+    require(actor, Permission.CHAT, target_type="model")
     name = read()
     try:
-        found = selectors.resolved(model=name)
+        found = selectors.resolved(model=name, user=actor.user)
     except NoRoute:
         return Shown(name, "")
-    able = _able(engine_provider(found.engine).capabilities)
-    return Shown(name, found.route.backend, able, _context(found.target.options))
+    able = _able(found.provider.capabilities)
+    return Shown(
+        name, found.route.backend or found.route.provider, able, _context(found.target.options)
+    )
 
 
 def _able(protocol: Capabilities) -> list[str]:

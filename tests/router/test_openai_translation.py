@@ -54,15 +54,18 @@ async def said(deltas: Sequence[Delta], error: MhError | None = None) -> AsyncIt
 
 
 async def chunks(deltas: Sequence[Delta], **fields: Any) -> list[ChatCompletionChunk]:
-    frames = b"".join([frame async for frame in translated(said(deltas), call(), fields)])
+    found = [frame async for frame in translated(said(deltas), call(), fields)]
+    frames = b"".join(frame for frame in found if isinstance(frame, bytes))
     *events, done, rest = frames.decode().split("\n\n")
     assert (done, rest) == ("data: [DONE]", "")
-    found = [json.loads(event.removeprefix("data: ")) for event in events]
-    return [ChatCompletionChunk.model_validate(item) for item in found]
+    parsed = [json.loads(event.removeprefix("data: ")) for event in events]
+    return [ChatCompletionChunk.model_validate(item) for item in parsed]
 
 
 async def whole(deltas: Sequence[Delta]) -> ChatCompletion:
-    return ChatCompletion.model_validate_json(await translated_whole(said(deltas), call()))
+    *_, body = [item async for item in translated_whole(said(deltas), call())]
+    assert isinstance(body, bytes)
+    return ChatCompletion.model_validate_json(body)
 
 
 def test_what_the_request_sets_wins_over_the_registry_and_zero_is_a_value() -> None:
@@ -185,10 +188,13 @@ async def test_a_whole_answer_has_everything() -> None:
 
 async def test_what_breaks_off_has_no_end() -> None:
     frames = translated(said(TEXT[:3], EngineStopped("x")), call(), {})
-    begun = await anext(frames) + await anext(frames)
+    assert await anext(frames) == Waits("cold")
+    begun = b"".join(
+        [frame for frame in (await anext(frames), await anext(frames)) if isinstance(frame, bytes)]
+    )
     assert b"[DONE]" not in begun
     assert b'"finish_reason":"' not in begun
     with pytest.raises(EngineStopped):
         await anext(frames)
     with pytest.raises(EngineStopped):
-        await translated_whole(said(TEXT[:3], EngineStopped("x")), call())
+        await anext(translated_whole(said(TEXT[1:3], EngineStopped("x")), call()))
