@@ -7,6 +7,17 @@ from pydantic import BaseModel
 from router.ollama_requests import OllamaChat, OllamaEmbed, OllamaGenerate, OllamaShow
 from router.schemas import ChatRequest, OpenAIChat, OpenAICompletion
 
+_MESSAGE: Final = {"type": "string", "description": "what is wrong and what to do"}
+_ERROR_FIELDS: Final[dict[str, Any]] = {
+    "type": {"type": "string", "description": "the kind: `permission_error`"},
+    "code": {"type": "string", "description": "the reason: `backend_not_found`"},
+    "param": {
+        "type": "string",
+        "nullable": True,
+        "description": "the field at fault, if one is",
+    },
+    "request_id": {"type": "string"},
+}
 _ERROR: Final = {
     "type": "object",
     "description": "Every error, on every path.",
@@ -15,17 +26,7 @@ _ERROR: Final = {
         "error": {
             "type": "object",
             "required": ["message", "type", "code", "param", "request_id"],
-            "properties": {
-                "message": {"type": "string", "description": "what is wrong and what to do"},
-                "type": {"type": "string", "description": "the kind: `permission_error`"},
-                "code": {"type": "string", "description": "the reason: `backend_not_found`"},
-                "param": {
-                    "type": "string",
-                    "nullable": True,
-                    "description": "the field at fault, if one is",
-                },
-                "request_id": {"type": "string"},
-            },
+            "properties": {"message": _MESSAGE, **_ERROR_FIELDS},
         }
     },
 }
@@ -39,14 +40,7 @@ _OLLAMA_ERROR: Final = {
     "type": "object",
     "description": "An error, as Ollama's clients read it.",
     "required": ["error", "type", "code", "request_id"],
-    "properties": {
-        "error": {"type": "string", "description": "what is wrong and what to do"},
-        **{
-            name: value
-            for name, value in _ERROR["properties"]["error"]["properties"].items()
-            if name != "message"
-        },
-    },
+    "properties": {"error": _MESSAGE, **_ERROR_FIELDS},
 }
 _CHAT_ANSWER: Final = {
     "type": "object",
@@ -93,7 +87,8 @@ def complete(result: dict[str, Any], generator: Any, **_: Any) -> dict[str, Any]
     schemas["Error"] = _ERROR
     schemas["OllamaError"] = _OLLAMA_ERROR
     schemas["ChatAnswer"] = _CHAT_ANSWER
-    for model in (ChatRequest, OpenAIChat, OpenAICompletion, *_OLLAMA_BODIES.values()):
+    models: tuple[type[BaseModel], ...] = (ChatRequest, OpenAIChat, OpenAICompletion)
+    for model in (*models, *_OLLAMA_BODIES.values()):
         _add_model(schemas, model)
     for path, method, operation in (*_plain_views(), *_ollama_views()):
         result["paths"].setdefault(path, {})[method] = operation
