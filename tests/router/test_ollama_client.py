@@ -10,7 +10,7 @@ import pytest
 from ollama import Client, ResponseError
 
 from tests.router.live import MODEL, Site
-from tests.router.ollama_live import CONTEXT, LONG, OLLAMA_MODEL, FakeOllamaServer, ollama_in
+from tests.router.ollama_live import CONTEXT, LONG, OLLAMA_MODEL, FakeOllamaServer
 
 pytestmark = pytest.mark.process
 
@@ -26,18 +26,6 @@ WEATHER = {
 }
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 BOTH = pytest.mark.parametrize("model", [MODEL, OLLAMA_MODEL])
-
-
-@pytest.fixture(scope="module")
-def running_ollama(running_site: Site) -> Iterator[FakeOllamaServer]:
-    with ollama_in(running_site) as server:
-        yield server
-
-
-@pytest.fixture
-def ollama(running_ollama: FakeOllamaServer) -> Iterator[FakeOllamaServer]:
-    yield running_ollama
-    running_ollama.habits()
 
 
 @pytest.fixture
