@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, Self
 if TYPE_CHECKING:
     from accounts.models import User
 
-Surface = Literal["rest", "v1", "websocket", "admin", "cli", "system"]
+Surface = Literal["rest", "v1", "ollama", "websocket", "admin", "cli", "system"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,15 +34,15 @@ def methods(*allowed: str) -> Callable[[View], View]:
     return decorate
 
 
-def json_body(request: HttpRequest) -> tuple[bytes, dict[str, Any]]:
-    """Return the body's bytes and the JSON object they hold.
+def json_body(request: HttpRequest, *, any_type: bool = False) -> tuple[bytes, dict[str, Any]]:
+    """Return the body's bytes and the JSON object they hold; with ``any_type`` whatever they are called.
 
     Raises:
         TooLarge: the body is larger than ``MH_MAX_BODY_BYTES``.
         InvalidRequest: it is not a JSON object.
     """
     kind = (request.content_type or "").lower()
-    if kind and kind != _JSON and not kind.endswith("+json"):
+    if not any_type and kind and kind != _JSON and not kind.endswith("+json"):
         raise InvalidRequest(
             f"Send JSON, with the header Content-Type: {_JSON} (this was {kind[:80]}).",
             code="unsupported_content_type",

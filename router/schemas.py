@@ -300,6 +300,8 @@ def _path(location: tuple[int | str, ...]) -> str:
     for step in location:
         if isinstance(step, int):
             path += f"[{step}]"
-        elif (step.isidentifier() and step not in {"str", "text", "image_url"}) or not path:
+        elif (
+            step.isidentifier() and step not in {"str", "bool", "int", "text", "image_url"}
+        ) or not path:
             path += f".{step[:80]}" if path else step[:80]
     return path

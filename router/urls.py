@@ -2,7 +2,7 @@
 
 from django.urls import URLPattern, path, re_path
 
-from router import api, v1
+from router import api, ollama_api, v1
 
 urlpatterns: list[URLPattern] = [
     path("api/chat", api.chat, name="chat"),
@@ -12,5 +12,20 @@ urlpatterns: list[URLPattern] = [
     path("v1/completions", v1.completions, name="v1-completions"),
     path("v1/embeddings", v1.embeddings, name="v1-embeddings"),
     path("v1/responses", v1.responses, name="v1-responses"),
+    path("ollama/", ollama_api.root, name="ollama"),
+    path("ollama/api/version", ollama_api.version, name="ollama-version"),
+    path("ollama/api/tags", ollama_api.tags, name="ollama-tags"),
+    path("ollama/api/ps", ollama_api.ps, name="ollama-ps"),
+    path("ollama/api/show", ollama_api.show, name="ollama-show"),
+    path("ollama/api/chat", ollama_api.chat, name="ollama-chat"),
+    path("ollama/api/generate", ollama_api.generate, name="ollama-generate"),
+    path("ollama/api/embed", ollama_api.embed, name="ollama-embed"),
+    path("ollama/api/embeddings", ollama_api.embeddings, name="ollama-embeddings"),
+    re_path(
+        r"^ollama/api/(?P<what>pull|push|delete|create|copy|blobs)(?P<rest>/.*)?$",
+        ollama_api.elsewhere,
+        name="ollama-elsewhere",
+    ),
+    re_path(r"^ollama/(?P<rest>.+)$", ollama_api.unknown, name="ollama-unknown"),
     re_path(r"^v1/(?P<rest>.*)$", v1.unknown, name="v1-unknown"),
 ]

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
+from typing import Any
 
 from django.conf import settings
 
@@ -12,7 +13,6 @@ from audit.access import require
 from router import selectors
 from router.embedding_translation import embedding_answer, embedding_call
 from router.openai_translation import CHAT_PATH, chat_call, translated, translated_whole
-from router.providers.base import ChatCall
 from router.providers.openai_compatible import EMBEDDINGS_PATH, encode
 from router.selectors import ModelCard, Resolved
 from router.services.admission import Admitted, OpenAICall
@@ -28,9 +28,9 @@ async def relay(admitted: Admitted[OpenAICall]) -> AsyncGenerator[bytes, None]:
     """
     call, waiting = admitted.asked, admitted.waiting
 
-    def send(found: Resolved) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+    def send(found: Resolved) -> AbstractAsyncContextManager[AsyncIterator[Any]]:
         if _is_translated(found, call):
-            return _translated(found, call, waiting.request_id)
+            return _translated(found, call, waiting.request_id, whole=False)
         body = call.for_route(found)
         return found.provider.relay(found.target, call.path, body, waiting.request_id)
 
@@ -51,11 +51,16 @@ async def relay_complete(admitted: Admitted[OpenAICall]) -> bytes:
     call, waiting = admitted.asked, admitted.waiting
 
     @asynccontextmanager
-    async def send(found: Resolved) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def ask(found: Resolved) -> AsyncIterator[AsyncIterator[bytes]]:
         async def answer() -> AsyncIterator[bytes]:
             yield await _answer(found, call, waiting.request_id)
 
         yield answer()
+
+    def send(found: Resolved) -> AbstractAsyncContextManager[AsyncIterator[Any]]:
+        if _is_translated(found, call):
+            return _translated(found, call, waiting.request_id, whole=True)
+        return ask(found)
 
     async with AsyncExitStack() as stack:
         async for _ in waiting.until_open(stack, send, settings.MH_ANSWER_SECONDS):
@@ -68,10 +73,6 @@ async def _answer(found: Resolved, call: OpenAICall, request_id: str) -> bytes:
     provider = found.provider
     if call.path in provider.capabilities_of(found.target).openai_paths:
         return await provider.ask(found.target, call.path, call.for_route(found), request_id)
-    if _is_translated(found, call):
-        asked = _translation(call, found, request_id)
-        async with provider.chat(found.target, asked) as deltas:
-            return await translated_whole(deltas, asked)
     if call.path == EMBEDDINGS_PATH:
         wanted = embedding_call(call.fields, found.route.model, request_id)
         embeddings = await provider.embed(found.target, wanted)
@@ -79,26 +80,25 @@ async def _answer(found: Resolved, call: OpenAICall, request_id: str) -> bytes:
     raise provider.unsupported(call.path)
 
 
-@asynccontextmanager
-async def _translated(
-    found: Resolved, call: OpenAICall, request_id: str
-) -> AsyncIterator[AsyncIterator[bytes]]:
-    asked = _translation(call, found, request_id)
-    async with (
-        found.provider.chat(found.target, asked) as deltas,
-        aclosing(translated(deltas, asked, call.fields)) as frames,
-    ):
-        yield frames
-
-
 def _is_translated(found: Resolved, call: OpenAICall) -> bool:
     paths = found.provider.capabilities_of(found.target).openai_paths
     return call.path == CHAT_PATH and CHAT_PATH not in paths
 
 
-def _translation(call: OpenAICall, found: Resolved, request_id: str) -> ChatCall:
-    route = found.route
-    return chat_call(call.fields, model=route.model, options=route.options, request_id=request_id)
+@asynccontextmanager
+async def _translated(
+    found: Resolved, call: OpenAICall, request_id: str, *, whole: bool
+) -> AsyncIterator[AsyncIterator[Any]]:
+    """Send it as a chat; give frames, or the whole answer as one, and ``Waits`` before them."""
+    asked = chat_call(
+        call.fields, model=found.route.model, options=found.route.options, request_id=request_id
+    )
+    async with found.provider.chat(found.target, asked) as deltas:
+        frames = (
+            translated_whole(deltas, asked) if whole else translated(deltas, asked, call.fields)
+        )
+        async with aclosing(frames):
+            yield frames
 
 
 async def models_list(*, actor: Actor) -> list[ModelCard]:
