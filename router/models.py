@@ -148,8 +148,9 @@ class ProviderAccount(models.Model):
     secrets = models.TextField(default="", blank=True)
     #: Secrets that were read from the environment, by field: ``{"apiKey": "${HF_TOKEN}"}``, to export.
     references = models.JSONField(default=dict, blank=True)
-    #: When the credentials were tried last, and what was found; None: never.
+    #: When the credentials were tried last, whether they worked, and what was found; None: never.
     checked_at = models.DateTimeField(null=True, blank=True)
+    check_good = models.BooleanField(null=True, blank=True)
     check_message = models.CharField(max_length=512, default="", blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)

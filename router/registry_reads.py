@@ -8,14 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from django.db.models import Exists, IntegerField, Subquery, Value
-from pydantic import ValidationError
-
 from accounts.errors import MhError
 from accounts.models import User
 from backends import secrets
 from backends.errors import InvalidOptions
 from backends.models import Switchboard
-from router.errors import InvalidProvider
+from router.account_settings import settings_parsed
 from router.models import (
     Deployment,
     ModelEntry,
@@ -241,7 +239,7 @@ def account_of(row: ProviderAccount) -> Account:
     except InvalidOptions:
         why = (
             f"The secrets of the provider account {row.name} were encrypted with another MH_SECRET_KEY."
-            f" Restore that key, or enter them again: PUT /api/providers/{row.name}."
+            f" Restore that key, or enter them again: PATCH /api/providers/{row.name}."
         )
         return Account(name=row.name, kind=row.kind, settings=None, ready=False, why_not=why)
     except MhError as exc:
@@ -256,27 +254,3 @@ def account_of(row: ProviderAccount) -> Account:
 def _not_ready(row: ProviderAccount, settings: ProviderSettings | None, exc: MhError) -> Account:
     why = f"The provider account {row.name} is not complete: {exc.message}"
     return Account(name=row.name, kind=row.kind, settings=settings, ready=False, why_not=why)
-
-
-def settings_parsed(kind: str, values: Mapping[str, Any]) -> ProviderSettings:
-    """Return ``values`` as the ``Settings`` of the provider plug-in ``kind``.
-
-    Raises:
-        InvalidProvider: there is no such plug-in, it takes no account, or a value is wrong. Values are
-            not repeated: they may be secret.
-    """
-    known = provider(kind).Settings
-    if known is None:
-        msg = f"{kind} runs on this machine, and needs no account: its options are its backend's."
-        raise InvalidProvider(msg, param="kind")
-    try:
-        return known.model_validate(values)
-    except ValidationError as exc:
-        details = exc.errors(include_url=False, include_context=False, include_input=False)
-    first = details[0]
-    where = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        reason = f"there is no such setting of {kind}"
-    else:
-        reason = first["msg"].removeprefix("Value error, ")
-    raise InvalidProvider(f"{where}: {reason}." if where else f"{reason}.", param=where or None)

@@ -1,4 +1,4 @@
-"""What clients may send, and what ``etc/models.json`` may hold. Unknown keys are errors that name them."""
+"""What clients may send. Unknown keys are errors that name them; files are in ``router.registry_schemas``."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -19,8 +19,6 @@ SHIPPED_ROLES = (
     "embedder",
     "fallback",
 )
-#: Providers an entry may name in this version.
-PROVIDERS = ("active", "vllm", "ollama", "openai", "runpod", "huggingface")
 MESSAGES_MAX = 4096
 
 Name = Annotated[str, Field(min_length=1, max_length=512)]
@@ -177,36 +175,6 @@ class OpenAICompletion(OpenAISampling):
     """``POST /v1/completions``."""
 
     prompt: str | list[str] | list[int] | list[list[int]]
-
-
-class EntryFile(Strict):
-    """One model of ``etc/models.json``."""
-
-    provider: Literal["active", "vllm", "ollama", "openai", "runpod", "huggingface"]
-    #: Name the provider knows it by; empty means what it serves at the moment.
-    model: str = Field("", max_length=512)
-    options: ChatOptions = ChatOptions()
-    description: str = Field("", max_length=512)
-
-
-class RegistryFile(Strict):
-    """``etc/models.json``: models by registry id, and for each role its chain of ids."""
-
-    model_config = ConfigDict(title="Models and roles of mh")
-
-    schema_reference: str | None = Field(None, alias="$schema")
-    version: Literal["1.0.0"] = "1.0.0"
-    models: dict[EntryId, EntryFile]
-    roles: dict[RoleName, Annotated[list[EntryId], Field(max_length=32)]]
-
-    @model_validator(mode="after")
-    def _chains_name_models(self) -> Self:
-        for role, chain in self.roles.items():
-            for entry in chain:
-                if entry not in self.models:
-                    msg = f"role {role!r} names {entry!r}, which is not among the models"
-                    raise ValueError(msg)
-        return self
 
 
 AnyModel = TypeVar("AnyModel", bound=BaseModel)

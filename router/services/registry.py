@@ -9,8 +9,9 @@ from accounts.permissions import Permission
 from audit.access import require
 from audit.models import Category
 from audit.services import event_record
-from router.models import ModelEntry, Role, RoleLink
-from router.schemas import RegistryFile, parse
+from router.models import ContextPolicy, EntryFields, ModelEntry, Role, RoleLink, WhenOff
+from router.registry_schemas import RegistryFile
+from router.schemas import parse
 
 
 def registry_import(*, actor: Actor, data: object) -> RegistryFile:
@@ -28,15 +29,19 @@ def registry_import(*, actor: Actor, data: object) -> RegistryFile:
         Role.objects.all().delete()
         ModelEntry.objects.exclude(id__in=file.models).delete()
         for entry_id, entry in file.models.items():
-            values = entry.model_dump(exclude={"options"})
-            values["options"] = entry.options.given()
-            ModelEntry.objects.update_or_create(id=entry_id, defaults=values)
-        Role.objects.bulk_create([Role(name=name) for name in file.roles])
+            ModelEntry.objects.update_or_create(id=entry_id, defaults=entry.row())
+        roles = file.long_roles()
+        Role.objects.bulk_create(
+            [
+                Role(name=name, options=role.options.given(), context=role.context)
+                for name, role in roles.items()
+            ]
+        )
         RoleLink.objects.bulk_create(
             [
                 RoleLink(role_id=role, entry_id=entry, position=position)
-                for role, chain in file.roles.items()
-                for position, entry in enumerate(chain)
+                for role, said in roles.items()
+                for position, entry in enumerate(said.chain)
             ]
         )
         event_record(
@@ -52,22 +57,37 @@ def registry_import(*, actor: Actor, data: object) -> RegistryFile:
 
 def registry_export() -> dict[str, Any]:
     """Return the registry in the form of ``etc/models.json``."""
-    links: dict[str, list[str]] = {name: [] for name in Role.objects.values_list("name", flat=True)}
+    chains: dict[str, list[str]] = {}
     for role, entry in RoleLink.objects.values_list("role_id", "entry_id"):
-        links[role].append(entry)
+        chains.setdefault(role, []).append(entry)
     return {
         "version": "1.0.0",
-        "models": {row.id: _entry_export(row) for row in ModelEntry.objects.all()},
-        "roles": links,
+        "models": {row.id: entry_export(row) for row in ModelEntry.objects.all()},
+        "roles": {
+            row.name: role_export(chains.get(row.name, []), row.options, row.context)
+            for row in Role.objects.all()
+        },
     }
 
 
-def _entry_export(row: ModelEntry) -> dict[str, Any]:
-    entry: dict[str, Any] = {"provider": row.provider}
-    if row.model:
-        entry["model"] = row.model
-    if row.options:
-        entry["options"] = dict(row.options)
-    if row.description:
-        entry["description"] = row.description
-    return entry
+def entry_export(row: EntryFields) -> dict[str, Any]:
+    """Return a model as the file has it: without what is as it is by default."""
+    entry = {
+        "provider": row.provider,
+        "model": row.model,
+        "options": dict(row.options),
+        "whenOff": "" if row.when_off == WhenOff.NEXT else row.when_off,
+        "capabilities": list(row.capabilities),
+        "description": row.description,
+    }
+    return {key: value for key, value in entry.items() if value}
+
+
+def role_export(chain: list[str], options: dict[str, Any], context: str) -> Any:
+    """Return a role as the file has it: a list where its chain is all there is to say."""
+    role: dict[str, Any] = {"chain": chain}
+    if options:
+        role["options"] = options
+    if context != ContextPolicy.ERROR:
+        role["context"] = context
+    return role if len(role) > 1 else chain
