@@ -25,7 +25,7 @@ from router.models import (
 )
 from router.providers.base import ProviderSettings
 from router.providers.registry import provider
-from router.resolution import ROLE_PREFIX, Entry, Registry
+from router.resolution import ROLE_PREFIX, ContextPolicy, Entry, Registry, WhenOff
 from router.schemas import SHIPPED_ROLES, ChatOptions
 
 #: What is read of an entry, beside its id.
@@ -38,7 +38,7 @@ class _Roles:
 
     chains: dict[str, Sequence[str]] = field(default_factory=dict)
     options: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    context: dict[str, str] = field(default_factory=dict)
+    context: dict[str, ContextPolicy] = field(default_factory=dict)
 
     def put(self, name: str, chain: Sequence[str], options: Any, context: str) -> None:
         self.chains[name] = chain
@@ -47,7 +47,7 @@ class _Roles:
         if given := _options(options):
             self.options[name] = given
         if context != "error":
-            self.context[name] = context
+            self.context[name] = ContextPolicy(context)
 
     def registry(self, entries: Mapping[str, Entry]) -> Registry:
         return Registry(entries, self.chains, self.options, self.context)
@@ -65,7 +65,7 @@ def _entry(entry_id: str, values: Sequence[Any]) -> Entry:
         provider=provider_name,
         model=model,
         options=_options(options),
-        when_off=when_off,
+        when_off=WhenOff(when_off),
         capabilities=frozenset(capabilities),
         description=description,
     )
