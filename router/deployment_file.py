@@ -28,9 +28,12 @@ _REFERENCE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 class RunpodSection(Strict):
     """An account at RunPod."""
 
-    api_key: str | None = Field(None, alias="apiKey", description="RunPod's key, or ${RUNPOD_API_KEY}.")
+    api_key: str | None = Field(
+        None, alias="apiKey", description="RunPod's key, or ${RUNPOD_API_KEY}."
+    )
     endpoints: dict[str, str] | None = Field(
-        None, description="Ids of serverless endpoints by names of models; default serves all others."
+        None,
+        description="Ids of serverless endpoints by names of models; default serves all others.",
     )
 
 
@@ -39,7 +42,9 @@ class HuggingFaceSection(Strict):
 
     api_key: str | None = Field(None, alias="apiKey", description="A token, or ${HF_TOKEN}.")
     endpoint_url: str | None = Field(
-        None, alias="endpointUrl", description="Of an Inference Endpoint; empty: Inference Providers."
+        None,
+        alias="endpointUrl",
+        description="Of an Inference Endpoint; empty: Inference Providers.",
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from django.db.models import Exists, IntegerField, Subquery, Value
+
 from accounts.errors import MhError
 from accounts.models import User
 from backends import secrets

@@ -9,8 +9,9 @@ from accounts.permissions import Permission
 from audit.access import require
 from audit.models import Category
 from audit.services import event_record
-from router.models import ContextPolicy, EntryFields, ModelEntry, Role, RoleLink, WhenOff
+from router.models import EntryFields, ModelEntry, Role, RoleLink
 from router.registry_schemas import RegistryFile
+from router.resolution import ContextPolicy, WhenOff
 from router.schemas import parse
 
 

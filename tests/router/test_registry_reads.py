@@ -133,7 +133,7 @@ def test_an_account_has_its_settings_with_the_secrets() -> None:
         ({"kind": "gone"}, "There is no provider 'gone'"),
         ({"kind": "vllm"}, "needs no account"),
         ({"settings": {"baseUrl": "ftp://x"}}, "baseUrl: give a URL"),
-        ({"settings": {"colour": "red"}}, "colour: there is no such setting of openai"),
+        ({"settings": {"colour": "red"}}, "colour: no such setting of openai"),
         ({"secrets": "sealed-with-another-key"}, "MH_SECRET_KEY"),
     ],
 )
