@@ -28,6 +28,8 @@ _REFERENCE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 class RunpodSection(Strict):
     """An account at RunPod."""
 
+    model_config = ConfigDict(extra="allow")
+
     api_key: str | None = Field(
         None, alias="apiKey", description="RunPod's key, or ${RUNPOD_API_KEY}."
     )
@@ -39,6 +41,8 @@ class RunpodSection(Strict):
 
 class HuggingFaceSection(Strict):
     """An account at Hugging Face."""
+
+    model_config = ConfigDict(extra="allow")
 
     api_key: str | None = Field(None, alias="apiKey", description="A token, or ${HF_TOKEN}.")
     endpoint_url: str | None = Field(
