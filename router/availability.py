@@ -3,7 +3,7 @@
 A model that is not installed is told here, in the doctor and in the refusal of a chat, not by an engine's 404.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypedDict
@@ -12,10 +12,11 @@ from accounts.errors import MhError
 from backends import selectors as backends
 from backends.engines.base import ModelInfo
 from backends.models import Backend
+from router.errors import NoRoute
 from router.models import ProviderAccount
 from router.providers.registry import providers
 from router.registry_reads import Account, account_of, deployment
-from router.resolution import ACTIVE, Entry, Serving
+from router.resolution import ACTIVE, ROLE_PREFIX, Entry, Registry, Serving
 
 
 class Availability(StrEnum):
@@ -131,11 +132,8 @@ def _of_local(entry: Entry, local: LocalFacts) -> tuple[Availability, str]:
         return Availability.BACKEND_OFF, f"{why} Start it: mh {local.name} start"
     if not entry.model or local.many_models or local.serves(entry.model):
         return Availability.AVAILABLE, ""
-    return (
-        Availability.BACKEND_OFF,
-        f"{local.title} serves {local.serving.model!r} now, not {entry.model!r}. Change it:"
-        f" mh {local.name} switch {entry.model}",
-    )
+    serves = f"{local.title} serves {local.serving.model!r} now, not {entry.model!r}."
+    return Availability.BACKEND_OFF, f"{serves} Change it: mh {local.name} switch {entry.model}"
 
 
 def why_missing(model: str, local: LocalFacts) -> str:
@@ -173,8 +171,8 @@ def facts_now() -> Facts:
     )
 
 
-def local_facts() -> dict[str, LocalFacts]:
-    """Return what is known of the local backends, by name."""
+def local_facts(names: Collection[str] | None = None) -> dict[str, LocalFacts]:
+    """Return what is known of the local backends ``names``, by name; None means all of them."""
     detected = backends.detect()
     serving = {
         found.backend: Serving(found.backend, found.target.served_model, found.also)
@@ -185,6 +183,7 @@ def local_facts() -> dict[str, LocalFacts]:
             row, detected[row.name]["installed"], detected[row.name]["reason"], serving
         )
         for row in backends.backend_list()
+        if names is None or row.name in names
     }
 
 
@@ -205,10 +204,37 @@ def _local(
 
 
 def _models(row: Backend) -> Sequence[ModelInfo] | None:
-    """Return the models on the disk; None of an engine that is somebody else's, whose folders may be closed."""
+    """Return the models on the disk; of an engine that is somebody else's what the observer heard from it."""
     if row.attached:
-        return None
+        heard = backends.models_seen(row.name)
+        return (
+            None if heard is None else [ModelInfo(id=one, path="", size_bytes=0) for one in heard]
+        )
     try:
         return backends.backend_models(row.name)
     except (MhError, OSError, NotImplementedError):
         return None
+
+
+def refusal_explained(
+    refusal: NoRoute, registry: Registry, *, role: str | None, model: str | None
+) -> NoRoute:
+    """Return ``refusal`` with what is not installed of the models behind ``role`` or ``model``."""
+    if model is not None and model.startswith(ROLE_PREFIX):
+        role, model = model.removeprefix(ROLE_PREFIX), None
+    ids = registry.roles.get(role, ()) if role is not None else [model or ""]
+    entries = [registry.entries[one] for one in ids if one in registry.entries]
+    wanted = [entry for entry in entries if entry.model]
+    local = local_facts({entry.provider for entry in wanted}) if wanted else {}
+    missing = [
+        why
+        for entry in wanted
+        if entry.provider in local and not local[entry.provider].serves(entry.model)
+        for why in [why_missing(entry.model, local[entry.provider])]
+        if why
+    ]
+    if not missing:
+        return refusal
+    said = " ".join([refusal.message, *dict.fromkeys(missing)])
+    code = "model_not_installed" if len(missing) == len(entries) else refusal.code
+    return NoRoute(said, code=code, param=refusal.param, retry_after=refusal.retry_after)

@@ -8,6 +8,7 @@ from backends import selectors as backends
 from backends.engines.base import Target
 from backends.errors import BackendNotRunning
 from backends.models import Backend
+from router.availability import refusal_explained
 from router.errors import NoRoute, UnknownRoute
 from router.registry_reads import (
     Account,
@@ -101,8 +102,11 @@ def _resolved_whole(
             if getattr(exc, "wait", None) is not None:
                 raise
             before, targets = targets, _targets()
-            if targets == before:
+            if targets != before:
+                continue
+            if isinstance(exc, UnknownRoute):
                 raise
+            raise refusal_explained(exc, whole, role=role, model=model) from None
 
 
 def _engines(targets: _Targets) -> Engines:
