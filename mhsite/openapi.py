@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from router.registry_schemas import AccountChange, AccountCreate, EntryChange, EntryCreate, RoleFile
 from router.schemas import ChatRequest, OpenAIChat, OpenAICompletion
 
 _ERROR: Final = {
@@ -49,6 +50,7 @@ _CHAT_ANSWER: Final = {
         "request_id": {"type": "string"},
     },
 }
+_REGISTRY: Final = (AccountChange, AccountCreate, EntryChange, EntryCreate, RoleFile)
 _STATUSES: Final = {
     "400": "The request cannot be understood.",
     "401": "Nobody is signed in, or the token is not good.",
@@ -70,7 +72,7 @@ def complete(result: dict[str, Any], generator: Any, **_: Any) -> dict[str, Any]
     schemas = result.setdefault("components", {}).setdefault("schemas", {})
     schemas["Error"] = _ERROR
     schemas["ChatAnswer"] = _CHAT_ANSWER
-    for model in (ChatRequest, OpenAIChat, OpenAICompletion):
+    for model in (ChatRequest, OpenAIChat, OpenAICompletion, *_REGISTRY):
         _add_model(schemas, model)
     for path, method, operation in _plain_views():
         result["paths"].setdefault(path, {})[method] = operation

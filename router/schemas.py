@@ -1,5 +1,6 @@
 """What clients may send. Unknown keys are errors that name them; files are in ``router.registry_schemas``."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -23,6 +24,8 @@ MESSAGES_MAX = 4096
 
 Name = Annotated[str, Field(min_length=1, max_length=512)]
 EntryId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=128)]
+#: What a role may be called.
+ROLE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 RoleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$", max_length=64)]
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 
