@@ -122,7 +122,7 @@ def _of_account(name: str, facts: Facts) -> tuple[Availability, str]:
 
 def _of_local(entry: Entry, local: LocalFacts) -> tuple[Availability, str]:
     if not local.is_installed and local.serving is None:
-        return Availability.NOT_INSTALLED, f"{local.title} is not installed. {local.reason}".strip()
+        return Availability.NOT_INSTALLED, local.reason or f"{local.title} is not installed."
     if entry.model and not local.serves(entry.model):
         missing = why_missing(entry.model, local)
         if missing:

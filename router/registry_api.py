@@ -24,8 +24,9 @@ from router.registry_schemas import (
     EntryChange,
     EntryCreate,
     RoleFile,
+    role_name_check,
 )
-from router.schemas import ROLE_NAME, parse
+from router.schemas import parse
 from router.services.scopes import Scope, scope_parse
 
 #: Rows of a list, where the request does not say, and at most.
@@ -266,9 +267,7 @@ class RoleView(APIView):
         """Give a role its chain, options and context policy; a user's own wins for their requests only."""
         actor, scope = _writer(request, "role", name)
         data = parse(RoleFile, request.data)
-        if not ROLE_NAME.fullmatch(name):
-            msg = "A role's name is lower-case letters, digits, - and _, begins with a letter, and has at most 64."
-            raise Invalid(msg, param="name")
+        role_name_check(name)
         scope = services.role_set(actor=actor, name=name, data=data, scope=scope)
         return Response(payloads.role(name, actor.user, scope))
 

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AliasChoices, ConfigDict, Field, model_validator
 
-from router.schemas import ChatOptions, EntryId, RoleName, Strict
+from accounts.errors import Invalid
+from router.schemas import ROLE_NAME, ChatOptions, EntryId, RoleName, Strict
 
 #: What a model can be said to do, by the names Ollama's ``/api/show`` gives them.
 CAPABILITIES: Final = ("completion", "tools", "vision", "embedding", "thinking")
@@ -153,3 +154,10 @@ class AccountChange(Strict):
 
     settings: dict[str, Any]
     check: bool = Field(True, description="Try the credentials before they are saved.")
+
+
+def role_name_check(name: str) -> None:
+    """Raise ``Invalid`` where a role cannot be called ``name``."""
+    if not ROLE_NAME.fullmatch(name):
+        msg = "A role's name is lower-case letters, digits, - and _, begins with a letter, and has at most 64."
+        raise Invalid(msg, param="name")

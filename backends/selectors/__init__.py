@@ -2,6 +2,7 @@
 
 from backends.selectors.engine_logs import LogFollower, backend_log, backend_starts, mask
 from backends.selectors.expecting import start_seconds_expected
+from backends.selectors.exporting import config_export
 from backends.selectors.operations import (
     operation_backend_owner_id,
     operation_current,
@@ -91,6 +92,7 @@ __all__ = [
     "backend_token",
     "candidates",
     "comes_on_demand",
+    "config_export",
     "detect",
     "detect_for",
     "detection_now",

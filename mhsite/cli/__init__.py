@@ -14,7 +14,19 @@ from typing import NoReturn
 import typer
 
 from accounts.errors import MhError
-from mhsite.cli import audit, backend, chat, develop, ollama, site, token, vllm
+from mhsite.cli import (
+    audit,
+    backend,
+    chat,
+    config,
+    develop,
+    model,
+    ollama,
+    role,
+    site,
+    token,
+    vllm,
+)
 from mhsite.cli.output import print_error
 
 app = typer.Typer(
@@ -31,7 +43,10 @@ develop.register(app)
 app.add_typer(backend.app, name="backend")
 app.add_typer(vllm.app, name="vllm")
 app.add_typer(ollama.app, name="ollama")
+app.add_typer(role.app, name="role")
+app.add_typer(model.app, name="model")
 app.add_typer(token.app, name="token")
+app.add_typer(config.app, name="config")
 app.add_typer(audit.app, name="audit")
 
 #: Errors that mean: nothing is broken, it just is not there.
