@@ -86,7 +86,8 @@ def _unexpected(exc: Exception, *, as_json: bool) -> int:
     if os.environ.get("MH_DEBUG") == "1":
         raise exc
     usage = getattr(exc, "exit_code", None) == _USAGE
-    message = str(getattr(exc, "message", "")) if usage else f"{type(exc).__name__}: {exc}"
+    said = getattr(exc, "format_message", lambda: "")
+    message = str(said()) if usage else f"{type(exc).__name__}: {exc}"
     code, kind = ("usage", "invalid_request_error") if usage else ("internal_error", "server_error")
     hint = "" if usage else " (a fault in mh; MH_DEBUG=1 shows where)"
     print_error(

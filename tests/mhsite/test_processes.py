@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from accounts.errors import Invalid, InvalidRequest
-from mhsite import home
+from mhsite import home, settings_files
 from mhsite.processes import address, boot, layout, lock
 from mhsite.processes.address import Address, PortInUse
 from mhsite.processes.console import Tail
