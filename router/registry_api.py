@@ -140,7 +140,7 @@ class ModelsView(APIView):
             ),
             OpenApiParameter("search", OpenApiTypes.STR, description="part of an id or a model"),
         ],
-        responses=shapes.ModelListResponse,
+        responses=shapes.EntryListResponse,
         tags=["models"],
     )
     def get(self, request: Request) -> Response:
@@ -161,7 +161,7 @@ class ModelsView(APIView):
         operation_id="models_create",
         parameters=[_SCOPE],
         request={"application/json": shapes.reference(EntryCreate)},
-        responses={201: shapes.ModelResponse},
+        responses={201: shapes.EntryResponse},
         examples=[_MODEL_EXAMPLE],
         tags=["models"],
     )
@@ -192,7 +192,7 @@ class ModelView(APIView):
     """One model of the registry."""
 
     @extend_schema(
-        operation_id="model", parameters=[_SCOPE], responses=shapes.ModelResponse, tags=["models"]
+        operation_id="model", parameters=[_SCOPE], responses=shapes.EntryResponse, tags=["models"]
     )
     def get(self, request: Request, entry_id: str) -> Response:
         """Return a model, with whether it can answer."""
@@ -203,7 +203,7 @@ class ModelView(APIView):
         operation_id="models_change",
         parameters=[_SCOPE],
         request={"application/json": shapes.reference(EntryChange)},
-        responses={200: shapes.ModelResponse},
+        responses={200: shapes.EntryResponse},
         tags=["models"],
     )
     def patch(self, request: Request, entry_id: str) -> Response:

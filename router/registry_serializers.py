@@ -20,7 +20,7 @@ class AvailabilityResponse(serializers.Serializer[Any]):
     message = serializers.CharField(help_text="why not, and what to do; empty when it can")
 
 
-class ModelResponse(serializers.Serializer[Any]):
+class EntryResponse(serializers.Serializer[Any]):
     """A model of the registry."""
 
     id = serializers.CharField()
@@ -43,10 +43,10 @@ class PageResponse(serializers.Serializer[Any]):
     offset = serializers.IntegerField()
 
 
-class ModelListResponse(PageResponse):
+class EntryListResponse(PageResponse):
     """Models."""
 
-    results = ModelResponse(many=True)
+    results = EntryResponse(many=True)
 
 
 class LinkResponse(serializers.Serializer[Any]):
