@@ -14,6 +14,7 @@ from django.db import transaction
 
 from accounts.actors import Actor
 from accounts.errors import InvalidRequest, MhError
+from accounts.masking import MASK
 
 #: In the order they are read: models name backends and accounts.
 NAMES: Final = ("llm-backend.json", "deployment.json", "models.json")
@@ -131,12 +132,19 @@ def settings_difference(actor: Actor, files: Mapping[str, Path]) -> list[Differe
     Raises:
         MhError: a file is refused.
     """
-    before = settings_export()
+    from router.registry_files import secrets_stored
+
+    before, hidden_before = settings_export(), secrets_stored()
     with transaction.atomic():
         settings_import(actor, files)
-        after = settings_export()
+        after, hidden_after = settings_export(), secrets_stored()
         transaction.set_rollback(True)
-    return [
+    changed = [
+        Difference("deployment.json", f"{account}.{name}", "another secret", MASK)
+        for (account, name), value in hidden_after.items()
+        if hidden_before.get((account, name), value) != value
+    ]
+    return changed + [
         difference
         for name in files
         for difference in _differences(name, (), after[name], before[name])

@@ -24,7 +24,6 @@ from router.registry_schemas import (
     EntryChange,
     EntryCreate,
     RoleFile,
-    role_name_check,
 )
 from router.schemas import parse
 from router.services.scopes import Scope, scope_parse
@@ -100,6 +99,28 @@ def _scope_read(request: Request) -> str | None:
     return scope_parse(request.query_params.get("scope"))
 
 
+def _body(request: Request) -> Any:
+    """Return the body.
+
+    Raises:
+        Invalid: text in it cannot be stored.
+    """
+    if not _is_storable(request.data):
+        raise Invalid("The body holds a NUL character or half of a surrogate pair.")
+    return request.data
+
+
+def _is_storable(value: Any) -> bool:
+    """Say whether every text in a JSON value can be written to any database."""
+    if isinstance(value, dict):
+        return all(_is_storable(part) for item in value.items() for part in item)
+    if isinstance(value, list):
+        return all(_is_storable(part) for part in value)
+    if not isinstance(value, str):
+        return True
+    return "\0" not in value and not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
 def _page(request: Request, rows: Sequence[Any]) -> Response:
     """Answer a part of ``rows`` and how many there are."""
     limit = _number(request, "limit", _LIMIT, _LIMIT_MAX)
@@ -168,7 +189,7 @@ class ModelsView(APIView):
     def post(self, request: Request) -> Response:
         """Add a model."""
         actor, scope = _writer(request, "model")
-        data = parse(EntryCreate, request.data)
+        data = parse(EntryCreate, _body(request))
         services.model_entry_create(actor=actor, data=data, scope=scope)
         return Response(
             _model_now(actor, data.id, scope),
@@ -209,7 +230,7 @@ class ModelView(APIView):
     def patch(self, request: Request, entry_id: str) -> Response:
         """Change what is sent of a model; null puts it back to its default."""
         actor, scope = _writer(request, "model", entry_id)
-        data = parse(EntryChange, request.data)
+        data = parse(EntryChange, _body(request))
         services.model_entry_update(actor=actor, entry_id=entry_id, data=data, scope=scope)
         return Response(_model_now(actor, entry_id, scope))
 
@@ -266,8 +287,7 @@ class RoleView(APIView):
     def put(self, request: Request, name: str) -> Response:
         """Give a role its chain, options and context policy; a user's own wins for their requests only."""
         actor, scope = _writer(request, "role", name)
-        data = parse(RoleFile, request.data)
-        role_name_check(name)
+        data = parse(RoleFile, _body(request))
         scope = services.role_set(actor=actor, name=name, data=data, scope=scope)
         return Response(payloads.role(name, actor.user, scope))
 
@@ -315,7 +335,9 @@ class ProvidersView(APIView):
     def post(self, request: Request) -> Response:
         """Add an account. Its credentials are tried before they are saved, and never shown."""
         actor = _owner(request)
-        row = services.provider_account_create(actor=actor, data=parse(AccountCreate, request.data))
+        row = services.provider_account_create(
+            actor=actor, data=parse(AccountCreate, _body(request))
+        )
         return Response(
             payloads.account(row, whole=True),
             status=status.HTTP_201_CREATED,
@@ -341,7 +363,7 @@ class ProviderView(APIView):
     def patch(self, request: Request, name: str) -> Response:
         """Change settings, the whole tried before it is saved; null removes one."""
         actor = _owner(request, name)
-        data = parse(AccountChange, request.data)
+        data = parse(AccountChange, _body(request))
         row = services.provider_account_update(actor=actor, name=name, data=data)
         return Response(payloads.account(row, whole=True))
 

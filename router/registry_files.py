@@ -70,3 +70,13 @@ def _account_export(row: ProviderAccount) -> dict[str, Any]:
         secret = settings_split(account.settings)[1]
         settings |= {name: MASK for name in secret if name not in row.references}
     return settings
+
+
+def secrets_stored() -> dict[tuple[str, str], str]:
+    """Return every account's secrets, by account and setting: to be compared, never to be shown."""
+    found = {}
+    for row in ProviderAccount.objects.all():
+        settings = account_of(row).settings
+        for name, value in settings_split(settings)[1].items() if settings else ():
+            found[row.name, name] = value
+    return found

@@ -10,6 +10,7 @@ from router.errors import UnknownAccount, UnknownModel, UnknownRole
 from router.models import ModelEntry, ProviderAccount, UserModelEntry, UserRole
 from router.providers.registry import providers
 from router.registry_reads import account_of, registry
+from router.registry_schemas import ACCOUNT_NAME
 from router.resolution import Entry, Registry
 from router.schemas import SHIPPED_ROLES
 
@@ -210,7 +211,7 @@ def account_named(name: str, *, whole: bool) -> AccountPayload:
     Raises:
         UnknownAccount: there is none of this name.
     """
-    row = ProviderAccount.objects.filter(pk=name).first()
+    row = ProviderAccount.objects.filter(pk=name).first() if ACCOUNT_NAME.fullmatch(name) else None
     if row is None:
         there = ", ".join(ProviderAccount.objects.values_list("name", flat=True)) or "none"
         msg = f"There is no provider account {name[:64]!r}. There are: {there}."

@@ -3,6 +3,7 @@
 Unknown keys are errors that name them.
 """
 
+import re
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AliasChoices, ConfigDict, Field, model_validator
@@ -14,6 +15,7 @@ from router.schemas import ROLE_NAME, ChatOptions, EntryId, RoleName, Strict
 CAPABILITIES: Final = ("completion", "tools", "vision", "embedding", "thinking")
 
 #: What an entry names: ``active``, a backend, or a provider account.
+ACCOUNT_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 ProviderName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 WhenOffChoice = Literal["next", "wait", "substitute", "error"]
 ContextChoice = Literal["error", "trim"]

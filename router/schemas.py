@@ -23,6 +23,8 @@ SHIPPED_ROLES = (
 MESSAGES_MAX = 4096
 
 Name = Annotated[str, Field(min_length=1, max_length=512)]
+#: What a model of the registry may be called.
+ENTRY_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 EntryId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=128)]
 #: What a role may be called.
 ROLE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")

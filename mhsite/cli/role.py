@@ -67,11 +67,10 @@ def set_(
 
     site_ready()
     from router import registry_payloads, services
-    from router.registry_schemas import RoleFile, role_name_check
+    from router.registry_schemas import RoleFile
     from router.schemas import parse
     from router.services.scopes import Scope
 
-    role_name_check(role)
     before = next((row for row in registry_payloads.roles(None) if row["name"] == role), None)
     data = parse(
         RoleFile,

@@ -32,7 +32,7 @@ from router.errors import (
 from router.models import Deployment, ModelEntry, ProviderAccount, UserModelEntry
 from router.providers.base import Provider, ProviderSettings
 from router.providers.registry import provider
-from router.registry_schemas import AccountChange, AccountCreate
+from router.registry_schemas import ACCOUNT_NAME, AccountChange, AccountCreate
 from router.resolution import ACTIVE
 
 logger = logging.getLogger(__name__)
@@ -149,6 +149,7 @@ def provider_account_delete(*, actor: Actor, name: str) -> None:
         InUse: models name it, or it is what answers in server mode.
     """
     _door(actor, name)
+    account_get(name)
     with transaction.atomic():
         row = _locked(name)
         used = list(ModelEntry.objects.filter(provider=name).values_list("id", flat=True)[:10])
@@ -211,7 +212,7 @@ def account_get(name: str) -> ProviderAccount:
     Raises:
         UnknownAccount: there is none of this name.
     """
-    row = ProviderAccount.objects.filter(pk=name).first()
+    row = ProviderAccount.objects.filter(pk=name).first() if ACCOUNT_NAME.fullmatch(name) else None
     if row is None:
         raise _unknown(name)
     return row

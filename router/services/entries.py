@@ -22,6 +22,7 @@ from router.providers.registry import providers
 from router.registry_files import entry_export
 from router.registry_schemas import EntryChange, EntryCreate, EntryFile
 from router.resolution import ACTIVE
+from router.schemas import ENTRY_ID
 from router.services.scopes import Scope, person, scope_open
 
 #: Models of their own that a user may have: a page of them, not a disk.
@@ -128,16 +129,17 @@ def _roles_with(row: EntryFields, entry_id: str) -> list[str]:
 
 def _locked(actor: Actor, scope: Scope, entry_id: str) -> EntryFields:
     row: EntryFields | None
-    if scope == Scope.SITE:
+    if not ENTRY_ID.fullmatch(entry_id):
+        row = None
+    elif scope == Scope.SITE:
         row = ModelEntry.objects.select_for_update().filter(pk=entry_id).first()
-        whose = "The site has"
     else:
         own = UserModelEntry.objects.select_for_update().filter(
             user=person(actor), entry_id=entry_id
         )
         row = own.first()
-        whose = "You have"
     if row is None:
+        whose = "The site has" if scope == Scope.SITE else "You have"
         msg = f"{whose} no model {entry_id[:128]!r}. GET /api/models lists all of them."
         raise UnknownModel(msg)
     return row

@@ -11,7 +11,8 @@ from audit.services import event_record
 from router.errors import UnknownRole
 from router.models import ModelEntry, Role, RoleLink, UserModelEntry, UserRole
 from router.registry_files import role_export
-from router.registry_schemas import RoleFile
+from router.registry_schemas import RoleFile, role_name_check
+from router.schemas import ROLE_NAME
 from router.services.scopes import Scope, person, scope_open
 
 #: Roles of their own that a user may have.
@@ -23,9 +24,10 @@ def role_set(*, actor: Actor, name: str, data: RoleFile, scope: Scope | None = N
 
     Raises:
         NotAuthenticated, NotAllowed.
-        Invalid: the chain names a model that is not there.
+        Invalid: the chain names a model that is not there, or no role can have this name.
     """
     scope = scope_open(actor, scope, "role", name)
+    role_name_check(name)
     with transaction.atomic():
         _chain_check(actor, scope, data.chain)
         before = _before(actor, scope, name)
@@ -100,7 +102,7 @@ def role_unset(*, actor: Actor, name: str, scope: Scope | None = None) -> Scope:
     """
     scope = scope_open(actor, scope, "role", name)
     with transaction.atomic():
-        before = _before(actor, scope, name)
+        before = _before(actor, scope, name) if ROLE_NAME.fullmatch(name) else None
         if before is None:
             whose = "the site" if scope == Scope.SITE else "you"
             msg = f"Nothing is set for the role {name[:64]!r} by {whose}. GET /api/roles lists all roles."

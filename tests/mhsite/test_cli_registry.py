@@ -136,6 +136,11 @@ def test_one_file_can_be_imported_with_a_key_of_the_environment(
     assert mh("config", "import", str(path))[0] == 0
     assert deployment().mode == "server"
     assert "sk-never" not in json.dumps(mh("config", "export")[1])
+    assert mh("config", "diff", str(path))[0] == 0
+    monkeypatch.setenv("MY_KEY", "sk-never-another-1234567890")
+    status, found = mh("config", "diff", str(path))
+    assert (status, found["differences"][0]["path"]) == (1, "mine.apiKey")
+    assert "sk-never" not in json.dumps(found)
 
 
 def test_a_folder_without_files_is_an_error(mh: Mh, tmp_path: Path) -> None:

@@ -301,3 +301,25 @@ def test_secrets_sealed_with_another_key_are_a_sentence_and_can_be_given_again(b
     assert boss.ask("PATCH", "/api/providers/openrouter", {"settings": {}})[0] == 422
     again = {"settings": {"apiKey": KEY}}
     assert boss.ask("PATCH", "/api/providers/openrouter", again)[1]["ready"] is True
+
+
+# -- what clients send
+
+
+@pytest.mark.parametrize("text", ["\0", "\ud800"])
+def test_text_that_no_database_takes_is_refused(boss: Api, text: str) -> None:
+    body = {"id": "a", "provider": "active", "description": text}
+    assert boss.ask("POST", "/api/models", body)[0] == 422
+    account = {**ACCOUNT, "settings": {"apiKey": text}}
+    assert boss.ask("POST", "/api/providers", account)[0] == 422
+
+
+@pytest.mark.parametrize("name", ["%00", "%ED%A0%80", "x" * 600, "..", "ä"])
+def test_a_name_nothing_can_have_is_not_there(boss: Api, name: str) -> None:
+    for method in ("GET", "PATCH", "DELETE"):
+        body: Any = {"settings": {}} if method == "PATCH" else None
+        assert boss.ask(method, f"/api/providers/{name}", body)[0] == 404
+        assert boss.ask(method, f"/api/models/{name}", {} if method == "PATCH" else None)[0] == 404
+    assert boss.ask("DELETE", f"/api/roles/{name}")[0] == 404
+    assert boss.ask("PUT", f"/api/roles/{name}", {"chain": []})[0] == 422
+    assert boss.ask("POST", f"/api/providers/{name}/check")[0] == 404
