@@ -236,8 +236,8 @@ def _engines_explained(targets: _Targets) -> Engines:
     return replace(engines, backends=names)
 
 
-def model_cards() -> list[ModelCard]:
-    """Return every name a request may ask for: served models, registry ids, roles."""
+def model_cards(user: User | None = None) -> list[ModelCard]:
+    """Return every name a request of ``user`` may ask for: served models, registry ids, roles."""
     targets = _targets()
     owners = {
         model: found.backend
@@ -246,5 +246,5 @@ def model_cards() -> list[ModelCard]:
     }
     return [
         ModelCard(id=name, object="model", created=0, owned_by=owners.get(name, "mh"))
-        for name in names(registry(), _engines(targets))
+        for name in names(registry(user), _engines(targets))
     ]

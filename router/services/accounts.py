@@ -9,6 +9,7 @@ from asgiref.sync import async_to_sync
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
+from accounts import database
 from accounts.actors import Actor
 from accounts.errors import MhError
 from accounts.masking import mask_text
@@ -299,6 +300,7 @@ def asked(plugin: Provider, settings: ProviderSettings) -> str:
         MhError: they do not work, or the provider cannot be asked.
     """
     target = plugin.target(settings)
+    database.release()
     return async_to_sync(_asked)(plugin, target) or "This kind of provider cannot be tried."
 
 

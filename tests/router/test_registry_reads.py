@@ -5,7 +5,7 @@ import pytest
 from accounts.models import User
 from backends import secrets
 from backends.models import Switchboard
-from router import registry_reads
+from router import registry_reads, selectors
 from router.models import (
     Deployment,
     ModelEntry,
@@ -106,6 +106,12 @@ def test_a_chat_of_somebody_without_own_things_reads_the_registry_with_one_query
 def test_the_active_backend_needs_no_registry(django_assert_num_queries: Any) -> None:
     with django_assert_num_queries(0):
         assert registry_part() == Registry()
+
+
+def test_the_names_one_may_ask_for_hold_ones_own(standard: User, owner: User) -> None:
+    UserModelEntry.objects.create(user=standard, entry_id="mine", provider="active")
+    assert "mine" in {card["id"] for card in selectors.model_cards(standard)}
+    assert "mine" not in {card["id"] for card in selectors.model_cards(owner)}
 
 
 # -- accounts
