@@ -55,6 +55,17 @@ def setting_names(known: type[ProviderSettings]) -> list[str]:
     return [info.alias or name for name, info in known.model_fields.items()]
 
 
+def as_written(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``values`` by the names people write, where they were given by those of the fields.
+
+    Raises:
+        InvalidProvider: there is no such plug-in, or it takes no account.
+    """
+    known = settings_class(kind)
+    names = {name: info.alias or name for name, info in known.model_fields.items()}
+    return {names.get(name, name): value for name, value in values.items()}
+
+
 def secret_names(known: type[ProviderSettings]) -> frozenset[str]:
     """Return which of them are secrets."""
     return frozenset(

@@ -7,9 +7,9 @@ from router import availability
 from router.account_settings import secret_names, settings_shown
 from router.availability import Availability, AvailabilityPayload, Facts, payload_of
 from router.errors import UnknownAccount, UnknownModel, UnknownRole
-from router.models import ModelEntry, ProviderAccount, UserModelEntry, UserRole
+from router.models import ModelEntry, ProviderAccount, UserRole
 from router.providers.registry import providers
-from router.registry_reads import account_of, registry
+from router.registry_reads import account_of, own_rows, registry
 from router.registry_schemas import ACCOUNT_NAME
 from router.resolution import Entry, Registry
 from router.schemas import SHIPPED_ROLES
@@ -125,7 +125,7 @@ def _seen(user: User | None, scope: str | None) -> Registry:
 def _own_ids(user: User | None) -> set[str]:
     if user is None:
         return set()
-    return set(UserModelEntry.objects.filter(user=user).values_list("entry_id", flat=True))
+    return set(own_rows(user).values_list("entry_id", flat=True))
 
 
 def _model(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from django.db.models import Exists, IntegerField, Subquery, Value
+from django.db.models import Exists, IntegerField, OuterRef, QuerySet, Subquery, Value
 
 from accounts.errors import MhError
 from accounts.models import User
@@ -79,8 +79,18 @@ def _site_entries(ids: Iterable[str] | None = None) -> dict[str, Entry]:
     return {row[0]: _entry(row[0], row[1:]) for row in rows.values_list("id", *_FIELDS)}
 
 
+def own_rows(user: User) -> QuerySet[UserModelEntry]:
+    """Return the models of ``user``'s own that count.
+
+    One that names an account counts while one of the site's models names the same: the site pays for it.
+    """
+    offered = ModelEntry.objects.filter(provider=OuterRef("provider"), model=OuterRef("model"))
+    of_account = ProviderAccount.objects.filter(pk=OuterRef("provider"))
+    return UserModelEntry.objects.filter(~Exists(of_account) | Exists(offered), user=user)
+
+
 def _own_entries(user: User, ids: Iterable[str] | None = None) -> dict[str, Entry]:
-    rows = UserModelEntry.objects.filter(user=user)
+    rows = own_rows(user)
     if ids is not None:
         rows = rows.filter(entry_id__in=ids)
     return {row[0]: _entry(row[0], row[1:]) for row in rows.values_list("entry_id", *_FIELDS)}
@@ -136,7 +146,7 @@ def registry_part(
 def _part_of_model(model: str, user: User | None) -> dict[str, Entry]:
     rows = _ranked(ModelEntry.objects.filter(pk=model), "id", 0)
     if user is not None:
-        own = UserModelEntry.objects.filter(user=user, entry_id=model)
+        own = own_rows(user).filter(entry_id=model)
         rows = rows.union(_ranked(own, "entry_id", 1), all=True)
     # The user's own comes last, and stays.
     return {row[1]: _entry(row[1], row[2:]) for row in sorted(rows, key=lambda row: row[0])}

@@ -21,7 +21,7 @@ from backends import secrets
 from backends import selectors as backends
 from backends.engines.base import Target
 from backends.errors import InvalidOptions
-from router.account_settings import secret_names, settings_parsed, settings_split
+from router.account_settings import as_written, secret_names, settings_parsed, settings_split
 from router.errors import (
     AlreadyThere,
     CredentialsRefused,
@@ -90,9 +90,10 @@ def provider_account_update(*, actor: Actor, name: str, data: AccountChange) -> 
     """
     _door(actor, name)
     row = account_get(name)
-    stored = {**row.settings, **_secrets_kept(row, data.settings)}
-    _address_check(row, data.settings)
-    merged = {key: value for key, value in {**stored, **data.settings}.items() if value is not None}
+    changes = as_written(row.kind, data.settings)
+    stored = {**row.settings, **_secrets_kept(row, changes)}
+    _address_check(row, changes)
+    merged = {key: value for key, value in {**stored, **changes}.items() if value is not None}
     settings = settings_parsed(row.kind, merged)
     changed = ProviderAccount(name=row.name, kind=row.kind)
     _fill(changed, settings)
@@ -101,9 +102,7 @@ def provider_account_update(*, actor: Actor, name: str, data: AccountChange) -> 
         row = _locked(name)
         before = account_said(row)
         row.settings, row.secrets = changed.settings, changed.secrets
-        row.references = {
-            key: value for key, value in row.references.items() if key not in data.settings
-        }
+        row.references = {key: value for key, value in row.references.items() if key not in changes}
         row.checked_at, row.check_good = changed.checked_at, changed.check_good
         row.check_message = changed.check_message
         row.save()
@@ -129,7 +128,8 @@ def _address_check(row: ProviderAccount, changes: Mapping[str, Any]) -> None:
     moved = [
         name
         for name, value in changes.items()
-        if "url" in name.lower() and value != row.settings.get(name)
+        if value != row.settings.get(name)
+        and ("url" in name.lower() or str(value).startswith(("http:", "https:")))
     ]
     if moved and row.secrets and not any(changes.get(name) for name in _secret_names(row.kind)):
         secret = " and ".join(sorted(_secret_names(row.kind)))

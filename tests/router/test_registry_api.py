@@ -274,9 +274,10 @@ def test_a_change_keeps_the_secret_that_is_not_sent(boss: Api, asked: dict[str, 
 
 def test_a_stored_secret_is_not_sent_to_a_new_address(boss: Api, asked: dict[str, Any]) -> None:
     boss.ask("POST", "/api/providers", ACCOUNT)
-    elsewhere = {"settings": {"baseUrl": "https://evil.example/v1"}}
-    status, said = boss.ask("PATCH", "/api/providers/openrouter", elsewhere)
-    assert (status, said["error"]["code"]) == (422, "secret_needed")
+    for name, url in (("baseUrl", "https://evil.example/v1"), ("base_url", "https://evil.example/v1"), ("baseUrl", None)):  # fmt: skip
+        elsewhere = {"settings": {name: url}}
+        status, said = boss.ask("PATCH", "/api/providers/openrouter", elsewhere)
+        assert (status, said["error"]["code"]) == (422, "secret_needed")
     assert asked["keys"] == [KEY]
 
 

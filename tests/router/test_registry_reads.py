@@ -114,6 +114,16 @@ def test_the_names_one_may_ask_for_hold_ones_own(standard: User, owner: User) ->
     assert "mine" not in {card["id"] for card in selectors.model_cards(owner)}
 
 
+def test_a_users_model_of_an_account_counts_while_the_site_offers_it(standard: User) -> None:
+    ProviderAccount.objects.create(name="openai", kind="openai")
+    UserModelEntry.objects.create(user=standard, entry_id="mine", provider="openai", model="gpt")
+    assert "mine" not in registry(standard).entries
+    assert not registry_part(model="mine", user=standard).entries
+    ModelEntry.objects.create(id="offered", provider="openai", model="gpt")
+    assert "mine" in registry(standard).entries
+    assert "mine" in registry_part(model="mine", user=standard).entries
+
+
 # -- accounts
 
 
