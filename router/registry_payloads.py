@@ -79,6 +79,7 @@ class AccountPayload(TypedDict, total=False):
     #: Settings that were read from the environment, as a file has them: ``${HF_TOKEN}``.
     references: dict[str, Any]
     check: CheckPayload
+    #: Of one account, not of a list's.
     schema: dict[str, Any]
 
 
@@ -202,7 +203,10 @@ def _role(
 
 def accounts(*, whole: bool) -> list[AccountPayload]:
     """Return the accounts; ``whole`` with settings, which secrets are set, and how the check went."""
-    return [account(row, whole=whole) for row in ProviderAccount.objects.all()]
+    found = [account(row, whole=whole) for row in ProviderAccount.objects.all()]
+    for row in found:
+        row.pop("schema", None)  # the list of kinds has them
+    return found
 
 
 def account_named(name: str, *, whole: bool) -> AccountPayload:

@@ -100,7 +100,9 @@ class ProviderResponse(serializers.Serializer[Any]):
         required=False, help_text="settings read from the environment: ${HF_TOKEN}"
     )
     check = CheckResponse(required=False)
-    schema = serializers.DictField(required=False, help_text="JSON Schema of the settings")
+    schema = serializers.DictField(
+        required=False, help_text="JSON Schema of the settings; not in the list"
+    )
 
 
 class KindResponse(serializers.Serializer[Any]):

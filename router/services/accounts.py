@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 #: Seconds a provider may take to say whether credentials are good.
 CHECK_SECONDS: Final = 15.0
+_CANNOT: Final = "Not tried: this kind of provider has no check."
 _SERVER_ERROR: Final = 500
 
 
@@ -187,13 +188,14 @@ def provider_account_check(*, actor: Actor, name: str) -> ProviderAccount:
     before = account_said(row)
     try:
         settings = settings_parsed(row.kind, {**row.settings, **secrets.unseal(row.secrets)})
-        message, good = asked(provider(row.kind), settings), True
+        message = asked(provider(row.kind), settings)
+        good = True if message else None
     except MhError as exc:
         message, good = exc.message, False
     found = {
         "checked_at": timezone.now(),
         "check_good": good,
-        "check_message": mask_text(message)[:512],
+        "check_message": mask_text(message or _CANNOT)[:512],
     }
     with transaction.atomic():
         row = _locked(name)
@@ -278,7 +280,7 @@ def _try(row: ProviderAccount, settings: ProviderSettings, *, tried: bool) -> No
         row.check_message = "Not tried: saved without a check."
         return
     try:
-        row.check_message = mask_text(asked(plugin, settings))[:512]
+        message = asked(plugin, settings)
     except InvalidProvider:
         raise
     except MhError as exc:
@@ -290,18 +292,21 @@ def _try(row: ProviderAccount, settings: ProviderSettings, *, tried: bool) -> No
             ' "check": false it is saved untried.'
         )
         raise CredentialsUntried(msg, param="settings") from exc
-    row.checked_at, row.check_good = timezone.now(), True
+    row.check_message = mask_text(message or _CANNOT)[:512]
+    row.checked_at, row.check_good = timezone.now(), True if message else None
 
 
 def asked(plugin: Provider, settings: ProviderSettings) -> str:
-    """Return what the provider says of ``settings``: a sentence. Waits for the network; hold no transaction.
+    """Return what the provider says of ``settings``: a sentence, empty where its plug-in cannot ask.
+
+    Waits for the network; hold no transaction.
 
     Raises:
         MhError: they do not work, or the provider cannot be asked.
     """
     target = plugin.target(settings)
     database.release()
-    return async_to_sync(_asked)(plugin, target) or "This kind of provider cannot be tried."
+    return async_to_sync(_asked)(plugin, target)
 
 
 async def _asked(plugin: Provider, target: Target) -> str:

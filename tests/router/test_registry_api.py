@@ -248,6 +248,13 @@ def test_an_owner_can_save_without_a_check_and_is_told(boss: Api, asked: dict[st
     assert "Nobody answers." in tried["check"]["message"]
 
 
+def test_what_cannot_be_tried_is_not_called_good(boss: Api, asked: dict[str, Any]) -> None:
+    asked["answer"] = ""
+    status, made = boss.ask("POST", "/api/providers", ACCOUNT)
+    assert (status, made["check"]["good"]) == (201, None)
+    assert "Not tried" in boss.ask("POST", "/api/providers/openrouter/check")[1]["check"]["message"]
+
+
 @pytest.mark.parametrize(
     ("change", "param"),
     [
