@@ -5,6 +5,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from router.ollama_requests import OllamaChat, OllamaEmbed, OllamaGenerate, OllamaShow
+from router.registry_schemas import AccountChange, AccountCreate, EntryChange, EntryCreate, RoleFile
 from router.responses_translation import OpenAIResponse
 from router.schemas import ChatRequest, OpenAIChat, OpenAICompletion, OpenAIEmbedding
 
@@ -66,6 +67,13 @@ _OLLAMA_BODIES: Final[dict[str, type[BaseModel]]] = {
     "embed": OllamaEmbed,
     "embeddings": OllamaEmbed,
 }
+_REGISTRY: Final[tuple[type[BaseModel], ...]] = (
+    AccountChange,
+    AccountCreate,
+    EntryChange,
+    EntryCreate,
+    RoleFile,
+)
 _STATUSES: Final = {
     "400": "The request cannot be understood.",
     "401": "Nobody is signed in, or the token is not good.",
@@ -95,7 +103,7 @@ def complete(result: dict[str, Any], generator: Any, **_: Any) -> dict[str, Any]
         OpenAIEmbedding,
         OpenAIResponse,
     )
-    for model in (*models, *_OLLAMA_BODIES.values()):
+    for model in (*models, *_OLLAMA_BODIES.values(), *_REGISTRY):
         _add_model(schemas, model)
     for path, method, operation in (*_plain_views(), *_ollama_views()):
         result["paths"].setdefault(path, {})[method] = operation

@@ -112,4 +112,4 @@ async def models_list(*, actor: Actor) -> list[ModelCard]:
 
 def _models(actor: Actor) -> list[ModelCard]:
     require(actor, Permission.CHAT, target_type="path", target_id="/v1/models")
-    return selectors.model_cards()
+    return selectors.model_cards(actor.user)
