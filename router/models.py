@@ -2,6 +2,10 @@
 
 from django.db import models
 
+from router.usage_models import UsageRecord, UsageTotal, UserQuota
+
+__all__ = ["ModelEntry", "Role", "RoleLink", "UsageRecord", "UsageTotal", "UserQuota"]
+
 
 class ModelEntry(models.Model):
     """A name applications use for a provider's model with options: ``default.persona``."""

@@ -40,6 +40,9 @@ def chat(
     from mhsite.cli.context import site_ready
 
     site_ready()
+    from router import usage
+
+    usage.start()
     asking = Asking(
         {"role": role, "model": model},
         {"temperature": temperature, "max_tokens": max_tokens},

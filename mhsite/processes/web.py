@@ -4,6 +4,8 @@ Open streams do not keep a stopping server alive: each gives them ``GRACE`` seco
 """
 
 import os
+import signal
+import sys
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -26,12 +28,25 @@ def serve(name: str, host: str, port: int) -> None:
     SERVERS[name](host, port)
 
 
+def _application() -> Any:
+    """Load the application, and start what runs beside it in its process."""
+    from mhsite.asgi import application  # first: it sets Django up
+
+    from accounts import database
+    from router import usage
+
+    database.pool_start()
+    usage.start()
+    return application
+
+
 def _uvicorn(host: str, port: int) -> None:
     import uvicorn
 
-    from accounts import database
-
-    database.pool_start()
+    _application()
+    # When uvicorn has ended, it gives itself the signal that it was told with. The default would end the
+    # process there and then: cancelled requests would not be ended, nor what they cost be recorded.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.run(
         APPLICATION,
         host=host,
@@ -72,23 +87,15 @@ def _granian(host: str, port: int) -> None:
 def _granian_application() -> Any:
     """Load the application in granian's worker, which dies with granian's main process."""
     die_with_parent()
-    from accounts import database
-    from mhsite.asgi import application
-
-    database.pool_start()
-    return application
+    return _application()
 
 
 def _daphne(host: str, port: int) -> None:
     from daphne.endpoints import build_endpoint_description_strings
     from daphne.server import Server
 
-    from accounts import database
-    from mhsite.asgi import application
-
-    database.pool_start()
     Server(
-        application=application,
+        application=_application(),
         endpoints=build_endpoint_description_strings(host=host, port=port),
         application_close_timeout=GRACE,
         server_name="",

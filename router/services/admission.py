@@ -10,6 +10,7 @@ from accounts import database
 from accounts.actors import Actor
 from accounts.permissions import Permission
 from audit.access import require
+from router import usage
 from router.errors import NoRoute
 from router.holding import Waiting, resolved
 from router.providers.openai_compatible import encode
@@ -76,6 +77,7 @@ def _admitted(
 ) -> Admitted[_Asked]:
     actor = who(begin)
     require(actor, Permission.CHAT, target_type="chat")
+    usage.admit(actor.user)
     asked = read()
     if isinstance(asked, ChatRequest):
         return Admitted(actor, asked, _way(actor, asked.role, asked.model, begin), begin)
@@ -102,6 +104,7 @@ async def admit_known(actor: Actor, request: ChatRequest) -> Admitted[ChatReques
 def _admitted_known(actor: Actor, request: ChatRequest, begin: float) -> Admitted[ChatRequest]:
     role, model = request.role, request.model
     require(actor, Permission.CHAT, target_type="model", target_id=role or model or "")
+    usage.admit(actor.user)
     return Admitted(actor, request, _way(actor, role, model, begin), begin)
 
 

@@ -1,41 +1,19 @@
 """Chats: a request in, a stream of events out."""
 
-import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from typing import Any
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, aclosing
 
 from accounts.actors import Actor
 from accounts.errors import MhError
-from router.events import ChatEvent, ChatResult, DoneEvent, ErrorEvent, StartEvent, Timings
-from router.providers.base import ChatCall, Finished, Provider
+from router.events import ChatEvent, ChatResult, DoneEvent, ErrorEvent, StartEvent
+from router.providers.base import ChatCall, Finished
 from router.providers.registry import engine_provider
 from router.schemas import ChatRequest
 from router.selectors import Resolved
 from router.services.admission import Admitted, admit_known
 from router.services.answers import Answer
-
-
-class _Clock:
-    """Measures one chat."""
-
-    def __init__(self, begin: float) -> None:
-        self._begin = begin
-        self._sent: float | None = None
-        self._first: float | None = None
-
-    def sent(self) -> None:
-        self._sent = self._now()
-
-    def piece(self) -> None:
-        if self._first is None:
-            self._first = self._now()
-
-    def timings(self) -> Timings:
-        return Timings(queued_ms=self._sent, ttft_ms=self._first, total_ms=self._now())
-
-    def _now(self) -> float:
-        return round((time.perf_counter() - self._begin) * 1000, 1)
+from router.services.measuring import meter_of, sent
+from router.usage import Meter
 
 
 async def chat(*, actor: Actor, request: ChatRequest) -> AsyncGenerator[ChatEvent, None]:
@@ -55,8 +33,16 @@ async def chat(*, actor: Actor, request: ChatRequest) -> AsyncGenerator[ChatEven
 
 async def chat_admitted(admitted: Admitted[ChatRequest]) -> AsyncGenerator[ChatEvent, None]:
     """Do what ``chat`` does, for a request that ``admit`` let in."""
+    with meter_of(admitted) as meter:
+        async with aclosing(_chat_metered(admitted, meter)) as events:
+            async for event in events:
+                yield event
+
+
+async def _chat_metered(
+    admitted: Admitted[ChatRequest], meter: Meter
+) -> AsyncGenerator[ChatEvent, None]:
     actor, waiting = admitted.actor, admitted.waiting
-    clock = _Clock(admitted.begin)
     started = False
     try:
         async with AsyncExitStack() as stack:
@@ -64,24 +50,28 @@ async def chat_admitted(admitted: Admitted[ChatRequest]) -> AsyncGenerator[ChatE
                 yield queued
             found = waiting.found
             call = _call(admitted.asked, found, waiting.request_id)
-            sent = _sent(clock, engine_provider(found.engine), found, call)
-            deltas = await stack.enter_async_context(sent)
+            sent(meter, found)
+            chat = engine_provider(found.engine).chat(found.target, call)
+            deltas = await stack.enter_async_context(chat)
             started = True
             yield _start(found, actor)
             async for delta in deltas:
                 if isinstance(delta, Finished):
+                    meter.tokens(delta.usage)
+                    meter.done()
                     yield DoneEvent(
                         type="done",
                         finish_reason=delta.reason,
                         usage=delta.usage,
-                        timings=clock.timings(),
+                        timings=meter.timings(),
                     )
                     return
-                clock.piece()
+                meter.piece()
                 yield delta
     except MhError as exc:
         if not started:
             raise
+        meter.failed(exc.code)
         yield ErrorEvent(type="error", error=exc.body(actor.request_id))
 
 
@@ -101,15 +91,6 @@ async def chat_admitted_complete(admitted: Admitted[ChatRequest]) -> ChatResult:
         async for event in events:
             answer.add(event)
     return answer.result()
-
-
-@asynccontextmanager
-async def _sent(
-    clock: _Clock, provider: Provider, found: Resolved, call: ChatCall
-) -> AsyncIterator[AsyncIterator[Any]]:
-    clock.sent()
-    async with provider.chat(found.target, call) as deltas:
-        yield deltas
 
 
 def _start(found: Resolved, actor: Actor) -> StartEvent:

@@ -11,6 +11,10 @@ from router import selectors
 from router.providers.registry import engine_provider
 from router.selectors import ModelCard
 from router.services.admission import Admitted, OpenAICall
+from router.services.measuring import meter_of, sent
+from router.usage import Tail, usage_in
+
+_DONE = (b"[DONE]\n\n", b"[DONE]\r\n\r\n")
 
 
 async def relay(admitted: Admitted[OpenAICall]) -> AsyncGenerator[bytes, None]:
@@ -22,16 +26,27 @@ async def relay(admitted: Admitted[OpenAICall]) -> AsyncGenerator[bytes, None]:
         MhError: at any time. Before the first frame nothing has been generated.
     """
     call, waiting = admitted.asked, admitted.waiting
-    async with AsyncExitStack() as stack:
-        async for _ in waiting.until_leased(stack):
-            pass  # a comment every few seconds says that it waits
-        found = waiting.found
-        body = call.for_route(found)
-        relayed = engine_provider(found.engine).relay(
-            found.target, call.path, body, waiting.request_id
-        )
-        async for frame in await stack.enter_async_context(relayed):
-            yield frame
+    tail = Tail(call.fields)
+    with meter_of(admitted) as meter:
+        async with AsyncExitStack() as stack:
+            async for _ in waiting.until_leased(stack):
+                pass  # a comment every few seconds says that it waits
+            found = waiting.found
+            body = tail.ask(call.for_route(found))
+            relayed = engine_provider(found.engine).relay(
+                found.target, call.path, body, waiting.request_id
+            )
+            sent(meter, found)
+            async for frame in await stack.enter_async_context(relayed):
+                meter.piece()
+                passed = tail.feed(frame)
+                if passed.endswith(_DONE):
+                    meter.done()
+                    meter.tokens(tail.usage)
+                if passed:
+                    yield passed
+            meter.done()
+            meter.tokens(tail.usage)
 
 
 async def relay_complete(admitted: Admitted[OpenAICall]) -> bytes:
@@ -41,13 +56,18 @@ async def relay_complete(admitted: Admitted[OpenAICall]) -> bytes:
         MhError: it could not be answered.
     """
     call, waiting = admitted.asked, admitted.waiting
-    async with AsyncExitStack() as stack:
-        async for _ in waiting.until_leased(stack):
-            pass
-        found = waiting.found
-        return await engine_provider(found.engine).ask(
-            found.target, call.path, call.for_route(found), waiting.request_id
-        )
+    with meter_of(admitted) as meter:
+        async with AsyncExitStack() as stack:
+            async for _ in waiting.until_leased(stack):
+                pass
+            found = waiting.found
+            sent(meter, found)
+            answer = await engine_provider(found.engine).ask(
+                found.target, call.path, call.for_route(found), waiting.request_id
+            )
+            meter.tokens(usage_in(answer))
+            meter.done()
+            return answer
 
 
 async def models_list(*, actor: Actor) -> list[ModelCard]:
