@@ -30,9 +30,8 @@ def serve(name: str, host: str, port: int) -> None:
 
 def _application() -> Any:
     """Load the application, and start what runs beside it in its process."""
-    from mhsite.asgi import application  # first: it sets Django up
-
     from accounts import database
+    from mhsite.asgi import application
     from router import usage
 
     database.pool_start()

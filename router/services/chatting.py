@@ -1,7 +1,8 @@
 """Chats: a request in, a stream of events out."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing
+from typing import Any
 
 from accounts.actors import Actor
 from accounts.errors import MhError
@@ -52,7 +53,7 @@ async def _chat_metered(
             call = _call(admitted.asked, found, waiting.request_id)
             sent(meter, found)
             chat = engine_provider(found.engine).chat(found.target, call)
-            deltas = await stack.enter_async_context(chat)
+            deltas: AsyncIterator[Any] = await stack.enter_async_context(chat)
             started = True
             yield _start(found, actor)
             async for delta in deltas:

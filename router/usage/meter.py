@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 from accounts.actors import Actor
 from accounts.errors import MhError
@@ -125,7 +125,14 @@ class Meter:
         return round((time.perf_counter() - self._begin) * 1000, 1)
 
 
-def _counts(usage: Mapping[str, Any] | None) -> dict[str, int | None]:
+class _Counts(TypedDict, total=False):
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    reasoning_tokens: int | None
+    total_tokens: int | None
+
+
+def _counts(usage: Mapping[str, Any] | None) -> _Counts:
     """Return the columns of what an engine counted; None for what it did not say."""
     if usage is None:
         return {}

@@ -105,14 +105,16 @@ def _labels(record: Record) -> _Labels:
 
 def _total(labels: _Labels) -> UsageTotal:
     provider, backend, model, surface, outcome = labels
-    where = {"provider": provider, "backend": backend, "surface": surface, "outcome": outcome}
-    found = UsageTotal.objects.filter(**where, model=model).first()
-    if found is not None:
-        return found
-    if UsageTotal.objects.count() < LABELS_MAX:
-        return UsageTotal(**where, model=model)
-    other, _ = UsageTotal.objects.get_or_create(**where, model="other")
-    return other
+    same = UsageTotal.objects.filter(
+        provider=provider, backend=backend, surface=surface, outcome=outcome
+    )
+    found = same.filter(model=model).first()
+    if found is None and UsageTotal.objects.count() >= LABELS_MAX:
+        model = "other"
+        found = same.filter(model=model).first()
+    return found or UsageTotal(
+        provider=provider, backend=backend, model=model, surface=surface, outcome=outcome
+    )
 
 
 def _add(total: UsageTotal, record: Record) -> None:

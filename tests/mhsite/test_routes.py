@@ -50,6 +50,10 @@ TABLE: dict[str, dict[str, str]] = {
     "v1/chat/completions": {"POST": STANDARD},
     "v1/completions": {"POST": STANDARD},
     "^v1/(?P<rest>.*)$": {"GET": PUBLIC},  # nothing is there: 404 for everybody
+    "api/usage": {"GET": STANDARD},
+    "api/usage/quotas": {"GET": OWNER},
+    "api/usage/quotas/<str:username>": {"GET": OWNER, "PUT": OWNER, "DELETE": OWNER},
+    "metrics": {"GET": PUBLIC},  # from this machine; with a token that is not good, nobody
     "health/live": {"GET": PUBLIC},
     "health/ready": {"GET": PUBLIC},
     "api/schema": {"GET": GUEST},
@@ -72,6 +76,7 @@ VALUES = {
     "<str:public_id>": "tok_none",
     "<str:operation_id>": "00000000-0000-0000-0000-000000000000",
     "<str:name>": "nosuch",
+    "<str:username>": "nosuch",
     "<path:model_id>": "nosuch",
     "<slug:name>": "vllm",
     "<slug:action>": "start",
