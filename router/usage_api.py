@@ -100,7 +100,7 @@ class UsageGroupSerializer(serializers.Serializer[Any]):
 
     group = serializers.CharField()
     requests = serializers.IntegerField()
-    errors = serializers.IntegerField()
+    errors = serializers.IntegerField()  # type: ignore[assignment]  # DRF takes fields off the class
     cancelled = serializers.IntegerField()
     prompt_tokens = serializers.IntegerField()
     completion_tokens = serializers.IntegerField()

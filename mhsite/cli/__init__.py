@@ -14,7 +14,7 @@ from typing import NoReturn
 import typer
 
 from accounts.errors import MhError
-from mhsite.cli import audit, backend, chat, develop, ollama, site, token, vllm
+from mhsite.cli import audit, backend, chat, develop, ollama, site, token, usage, vllm
 from mhsite.cli.output import print_error
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 site.register(app)
 chat.register(app)
+usage.register(app)
 develop.register(app)
 app.add_typer(backend.app, name="backend")
 app.add_typer(vllm.app, name="vllm")
