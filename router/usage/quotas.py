@@ -9,6 +9,7 @@ answered.
 """
 
 import contextlib
+import functools
 import math
 import time
 from collections import Counter
@@ -18,12 +19,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import redis
+import redis.backoff
+import redis.retry
 from django.conf import settings
 from django.db.models import QuerySet, Sum
 
 from accounts.errors import TooMany
 from accounts.models import User
-from backends import bus
 from router.models import UsageRecord, UserQuota
 from router.usage.recording import Record
 
@@ -78,6 +80,18 @@ def month(now: datetime) -> Window:
     """Return the month of ``now``."""
     start = day(now).start.replace(day=1)
     return Window("month", start, (start + timedelta(days=32)).replace(day=1))
+
+
+@functools.cache
+def _broker() -> "redis.Redis":
+    """Return connections that are not tried again: a request waits for the answer, and there is the database."""
+    return redis.Redis.from_url(
+        settings.REDIS_URL,
+        socket_timeout=1,
+        socket_connect_timeout=1,
+        retry=redis.retry.Retry(redis.backoff.NoBackoff(), 0),
+        decode_responses=True,
+    )
 
 
 class _Quotas:
@@ -158,7 +172,7 @@ def _requests_more(user_id: int, window: Window) -> int:
     """Count one more request in ``window``, and return how many there are."""
     key = window.key(user_id)
     try:
-        client = bus.redis_client()
+        client = _broker()
         made = int(client.incr(key))
         if made == 1:
             client.expire(key, 120)
@@ -172,7 +186,7 @@ def _requests_more(user_id: int, window: Window) -> int:
 def requests_made(user_id: int, window: Window) -> int:
     """Return how many requests a user has made in ``window``."""
     try:
-        found = bus.redis_client().get(window.key(user_id))
+        found = _broker().get(window.key(user_id))
     except redis.RedisError:
         found = None
     return int(str(found)) if found else _requests_recorded(user_id, window)
@@ -182,7 +196,7 @@ def tokens_used(user_id: int, window: Window) -> int:
     """Return how many tokens a user's requests of ``window`` have cost."""
     key = window.key(user_id)
     try:
-        client = bus.redis_client()
+        client = _broker()
         found = client.get(key)
         if found is None:
             used = _tokens_recorded(user_id, window)
@@ -217,7 +231,7 @@ def count(records: Iterable[Record]) -> None:
                 used[window(record.at).key(record.user_id)] += record.total_tokens
     if not used:
         return
-    with contextlib.suppress(redis.RedisError), bus.redis_client().pipeline(False) as pipe:
+    with contextlib.suppress(redis.RedisError), _broker().pipeline(False) as pipe:
         for key, tokens in used.items():
             pipe.eval(_ADD, 1, key, str(tokens))
         pipe.execute()

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -30,8 +31,7 @@ def written(site: Site) -> dict[str, Any]:
 
 def gone(pid: int) -> bool:
     try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] == "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
     except OSError:
         return True
 
@@ -43,7 +43,14 @@ def ask(site: Site, client: httpx.Client, number: int) -> int:
     return client.post("/v1/chat/completions", json=body).status_code
 
 
-@pytest.mark.parametrize("server", ["uvicorn", "granian", "daphne"])
+@pytest.mark.parametrize(
+    "server",
+    [
+        "uvicorn",
+        pytest.param("granian", marks=pytest.mark.thorough),
+        pytest.param("daphne", marks=pytest.mark.thorough),
+    ],
+)
 def test_what_200_chats_cost_is_written_when_the_server_is_told_to_stop_at_once(
     server: str,
 ) -> None:
