@@ -11,7 +11,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         ('accounts', '0001_initial'),
-        ('router', '0001_initial'),
+        ('router', '0002_registry'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

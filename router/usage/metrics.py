@@ -9,8 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
 from typing import Final
 
-from router.models import UsageTotal
-from router.usage_models import BUCKETS_MS
+from router.usage_models import BUCKETS_MS, UsageTotal
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _COUNTERS: Final = {

@@ -26,8 +26,8 @@ from django.db.models import QuerySet, Sum
 
 from accounts.errors import TooMany
 from accounts.models import User
-from router.models import UsageRecord, UserQuota
 from router.usage.recording import Record
+from router.usage_models import UsageRecord, UserQuota
 
 #: Seconds after which quotas are read again, and after which tokens are summed again.
 READ_EVERY: Final = 1.0

@@ -10,8 +10,8 @@ from django.db.models.functions import RowNumber, TruncDate
 from accounts.actors import Actor
 from accounts.models import User
 from accounts.permissions import Permission, is_allowed
-from router.models import UsageRecord, UserQuota
 from router.usage import quotas
+from router.usage_models import UsageRecord, UserQuota
 
 #: What requests can be summed by, and the column of each.
 GROUPS: Final = {

@@ -14,8 +14,8 @@ from accounts.selectors import user_get
 from audit.access import require
 from audit.models import Category
 from audit.services import event_record
-from router.models import UsageRecord, UserQuota
 from router.usage import quotas, selectors
+from router.usage_models import UsageRecord, UserQuota
 
 #: Rows deleted in one transaction, so that nobody waits long for it.
 _PRUNED_AT_ONCE: Final = 1000

@@ -11,10 +11,9 @@ from typing import Any, Final
 from django.db import DataError, IntegrityError, connection, models, transaction
 
 from accounts import database
-from router.models import UsageRecord, UsageTotal
 from router.usage import quotas
 from router.usage.recording import Record
-from router.usage_models import BUCKETS_MS
+from router.usage_models import BUCKETS_MS, UsageRecord, UsageTotal
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.process
 ASK = {"messages": [{"role": "user", "content": "capital of France?"}]}
 ROWS = """
 import json
-from router.models import UsageRecord, UsageTotal
+from router.usage_models import UsageRecord, UsageTotal
 rows = UsageRecord.objects.values("kind", "surface", "outcome", "total_tokens", "model", "token_id")
 totals = UsageTotal.objects.values_list("requests", flat=True)
 print(json.dumps({"rows": list(rows), "total": sum(totals)}))

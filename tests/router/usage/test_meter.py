@@ -69,8 +69,9 @@ def test_how_it_ended_is_seen_from_what_leaves(
 
 
 def test_a_client_that_goes_after_the_end_has_not_cancelled(records: list[Record]) -> None:
-    with pytest.raises(GeneratorExit), meter() as measured:
-        measured.done()
+    measured = meter()
+    measured.done()
+    with pytest.raises(GeneratorExit), measured:
         raise GeneratorExit
     assert records[0].outcome == "done"
 

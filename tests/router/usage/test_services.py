@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from router.models import UsageRecord, UsageTotal
 from router.usage import services, storing
+from router.usage_models import UsageRecord, UsageTotal
 from tests.router.usage.conftest import made
 
 pytestmark = pytest.mark.django_db
