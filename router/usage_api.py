@@ -40,6 +40,7 @@ class UsageQuerySerializer(serializers.Serializer[Any]):
     outcome = serializers.CharField(
         required=False, help_text="done, cancelled, or the code of an error"
     )
+    request_id = serializers.CharField(required=False)
     group_by = serializers.ChoiceField(
         choices=list(selectors.GROUPS), required=False, help_text="answer with sums instead"
     )

@@ -3,6 +3,7 @@
 Open streams do not keep a stopping server alive: each gives them ``GRACE`` seconds.
 """
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -14,6 +15,8 @@ from mhsite.processes.death import die_with_parent
 APPLICATION: Final = "mhsite.asgi:application"
 #: Seconds that requests under way get when the server is told to stop.
 GRACE: Final = 3
+#: Tells granian's workers that they are about to be stopped.
+_STOPPING: Final = signal.SIGUSR1
 
 
 def serve(name: str, host: str, port: int) -> None:
@@ -80,13 +83,28 @@ def _granian(host: str, port: int) -> None:
         respawn_failed_workers=True,
         workers_kill_timeout=GRACE,
     )
+
+    interrupt: Callable[[], None] = server.signal_handler_interrupt
+
+    def stop(*_: Any) -> None:
+        for worker in multiprocessing.active_children():
+            if worker.pid is not None:
+                os.kill(worker.pid, _STOPPING)
+        interrupt()
+
+    # Granian kills workers whose requests have not ended after ``GRACE``; first they shall hear of it.
+    server.on_startup(lambda: signal.signal(signal.SIGTERM, stop))
     server.serve(target_loader=_granian_application, wrap_loader=False)
 
 
 def _granian_application() -> Any:
     """Load the application in granian's worker, which dies with granian's main process."""
     die_with_parent()
-    return _application()
+    application = _application()
+    from router import usage
+
+    signal.signal(_STOPPING, lambda *_: usage.close_in(GRACE - 1))
+    return application
 
 
 def _daphne(host: str, port: int) -> None:

@@ -6,7 +6,7 @@ may begin, ``admit`` says. Everything else here reads.
 
 from router.usage.meter import Meter
 from router.usage.quotas import admit
-from router.usage.recording import Record, flush, record, start
+from router.usage.recording import Record, close_in, flush, record, start
 from router.usage.tail import Tail, usage_in
 
-__all__ = ["Meter", "Record", "Tail", "admit", "flush", "record", "start", "usage_in"]
+__all__ = ["Meter", "Record", "Tail", "admit", "close_in", "flush", "record", "start", "usage_in"]

@@ -10,7 +10,7 @@ from typing import Any, Self, TypedDict
 from accounts.actors import Actor
 from accounts.errors import MhError
 from router.events import Timings
-from router.usage.recording import Record, record
+from router.usage.recording import Record, begun, ended, record
 
 _ENDED = (asyncio.CancelledError, GeneratorExit)
 
@@ -38,6 +38,7 @@ class Meter:
         self._first: float | None = None
         self._tokens: Mapping[str, Any] | None = None
         self._outcome = ""
+        self._recorded = False
 
     def sent(
         self, *, provider: str, backend: str, model: str, entry: str = "", role: str = ""
@@ -81,7 +82,16 @@ class Meter:
         """Return the times so far."""
         return Timings(queued_ms=self._sent, ttft_ms=self._first, total_ms=self._now())
 
+    def end(self) -> None:
+        """Record it as it is now, if it is not recorded yet."""
+        if not self._recorded:
+            self._recorded = True
+            self.cancelled()
+            record(self._record())
+            ended(self)
+
     def __enter__(self) -> Self:
+        begun(self)
         return self
 
     def __exit__(
@@ -94,8 +104,7 @@ class Meter:
             self.failed(error.code)
         elif error is not None and not isinstance(error, _ENDED):
             self.failed("internal_error")
-        self.cancelled()
-        record(self._record())
+        self.end()
 
     def _record(self) -> Record:
         user = self._actor.user

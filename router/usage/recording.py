@@ -9,8 +9,8 @@ database is the truth, and a record that went by the broker would be lost with i
 A database that is away loses nothing that ``MOST`` records can hold: a batch stays until it is written,
 and one whose commit was in doubt is not written twice (``UsageRecord.uid``). When the process ends by
 itself, by SIGTERM or by SIGINT, what is left is written at its exit, after the server has ended its
-requests; the three servers have nothing else in common. A process killed with SIGKILL loses what came in
-its last second, and no more.
+requests, or left them: those are recorded as cancelled. The three servers have nothing else in common; and
+granian kills a worker whose requests do not end in time, so it is told before (``close_in``). A process killed with SIGKILL loses the requests under way and what had ended in its last second, no more.
 """
 
 import atexit
@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Protocol
 
 from django.db import DatabaseError
 
@@ -78,6 +78,13 @@ def _write(batch: Sequence[Record]) -> None:
     storing.write(batch)
 
 
+class Open(Protocol):
+    """A request that is under way."""
+
+    def end(self) -> None:
+        """Record it as it is now, if it is not recorded yet."""
+
+
 class Recorder:
     """The queue of one process, and the thread that empties it."""
 
@@ -94,6 +101,8 @@ class Recorder:
         self._some, self._many = threading.Event(), threading.Event()
         self._writing = threading.Lock()
         self._lost = 0
+        #: Requests under way.
+        self.under_way: set[Open] = set()
         self._thread: threading.Thread | None = None
 
     def record(self, record: Record) -> None:
@@ -113,9 +122,9 @@ class Recorder:
             return
         self._thread = threading.Thread(target=self._run, name="usage", daemon=True)
         self._thread.start()
-        atexit.register(self._last)
+        atexit.register(self.close)
         # A process that multiprocessing has forked leaves without ``atexit``.
-        multiprocessing.util.Finalize(None, self._last, exitpriority=1)
+        multiprocessing.util.Finalize(None, self.close, exitpriority=1)
 
     def flush(self) -> bool:
         """Write all there is; False where something is left because the database is away."""
@@ -151,7 +160,10 @@ class Recorder:
             time.sleep(pause)
             pause = min(2 * pause, _PAUSE_MOST)
 
-    def _last(self) -> None:
+    def close(self) -> None:
+        """Record what is under way as it is, and write all there is."""
+        for request in list(self.under_way):
+            request.end()
         if not self.flush():
             logger.error("%d records of usage are lost", len(self._waiting))
 
@@ -167,9 +179,26 @@ def record(record: Record) -> None:
     _recorder.record(record)
 
 
+def begun(request: Open) -> None:
+    """Keep an eye on a request, so that it is recorded even where its server forgets it when it stops."""
+    _recorder.under_way.add(request)
+
+
+def ended(request: Open) -> None:
+    """Let go of a request that has recorded itself."""
+    _recorder.under_way.discard(request)
+
+
 def start() -> None:
     """Begin to write in this process. For a server, before its first request."""
     _recorder.start()
+
+
+def close_in(seconds: float) -> None:
+    """Record in ``seconds`` what is under way then. For a server that is killed with its requests."""
+    timer = threading.Timer(seconds, _recorder.close)
+    timer.daemon = True
+    timer.start()
 
 
 def flush() -> bool:

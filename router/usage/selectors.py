@@ -29,6 +29,7 @@ _EXACT: Final = {
     "model": "model",
     "surface": "surface",
     "outcome": "outcome",
+    "request_id": "request_id",
     "from": "at__gte",
     "to": "at__lt",
 }

@@ -58,6 +58,9 @@ class Tail:
 
     def _look(self, block: bytes) -> bytes:
         if not self._wanted:
+            block = block.replace(b',"usage":null', b"")
+            if b'"usage"' not in block:
+                return block
             block = _NULL.sub(b"", block)
         if _COUNTED.search(block) is None:
             return block

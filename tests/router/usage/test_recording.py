@@ -97,6 +97,19 @@ def test_a_started_recorder_writes_by_itself_and_at_once_when_a_batch_is_full() 
     assert quick.came.wait(10)
 
 
+def test_a_request_its_server_forgets_is_recorded_at_the_end() -> None:
+    store = Store()
+    recorder = Recorder(store.write)
+
+    class Forgotten:
+        def end(self) -> None:
+            recorder.record(made(outcome="cancelled"))
+
+    recorder.under_way.add(Forgotten())
+    recorder.close()
+    assert [record.outcome for record in store.records] == ["cancelled"]
+
+
 def test_many_threads_lose_nothing() -> None:
     store = Store()
     recorder = Recorder(store.write, every=0.001)

@@ -3,9 +3,12 @@
 from typing import Any
 
 import pytest
+import redis
 from django.db import OperationalError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
-from router.usage import storing
+from router.usage import quotas, storing
 from router.usage_models import UsageRecord, UsageTotal
 from tests.router.usage.conftest import made
 
@@ -64,6 +67,13 @@ def test_a_database_that_fails_half_way_has_nothing(monkeypatch: Any) -> None:
     with pytest.raises(OperationalError):
         storing.write([made()])
     assert UsageRecord.objects.count() == 0
+
+
+def test_a_broker_that_is_away_keeps_no_record_from_the_database(monkeypatch: Any) -> None:
+    nowhere = redis.Redis(unix_socket_path="/nowhere/at/all", retry=Retry(NoBackoff(), 0))
+    monkeypatch.setattr(quotas, "_broker", lambda: nowhere)
+    storing.write([made(user_id=1)])
+    assert UsageRecord.objects.count() == 1
 
 
 def test_a_record_of_a_user_who_is_gone_is_kept_under_their_name() -> None:
