@@ -1,14 +1,14 @@
 """Chats: a request in, a stream of events out."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack, aclosing
-from typing import Any
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
+
+from django.conf import settings
 
 from accounts.actors import Actor
 from accounts.errors import MhError
 from router.events import ChatEvent, ChatResult, DoneEvent, ErrorEvent, StartEvent
-from router.providers.base import ChatCall, Finished
-from router.providers.registry import engine_provider
+from router.providers.base import ChatCall, Delta, Finished, Waits
 from router.schemas import ChatRequest
 from router.selectors import Resolved
 from router.services.admission import Admitted, admit_known
@@ -34,46 +34,45 @@ async def chat(*, actor: Actor, request: ChatRequest) -> AsyncGenerator[ChatEven
 
 async def chat_admitted(admitted: Admitted[ChatRequest]) -> AsyncGenerator[ChatEvent, None]:
     """Do what ``chat`` does, for a request that ``admit`` let in."""
-    with meter_of(admitted) as meter:
-        async with aclosing(_chat_metered(admitted, meter)) as events:
-            async for event in events:
-                yield event
-
-
-async def _chat_metered(
-    admitted: Admitted[ChatRequest], meter: Meter
-) -> AsyncGenerator[ChatEvent, None]:
     actor, waiting = admitted.actor, admitted.waiting
     started = False
-    try:
-        async with AsyncExitStack() as stack:
-            async for queued in waiting.until_leased(stack):
-                yield queued
-            found = waiting.found
-            call = _call(admitted.asked, found, waiting.request_id)
+    with meter_of(admitted) as meter:
+
+        def send(found: Resolved) -> AbstractAsyncContextManager[AsyncIterator[Delta]]:
             sent(meter, found)
-            chat = engine_provider(found.engine).chat(found.target, call)
-            deltas: AsyncIterator[Any] = await stack.enter_async_context(chat)
-            started = True
-            yield _start(found, actor)
-            async for delta in deltas:
+            call = _call(admitted.asked, found, waiting.request_id)
+            return found.provider.chat(found.target, call)
+
+        try:
+            async with AsyncExitStack() as stack:
+                patience = settings.MH_FIRST_TOKEN_SECONDS
+                async for queued in waiting.until_open(stack, send, patience):
+                    yield queued
+                meter.piece()
+                started = True
+                yield _start(waiting.found, actor)
+                delta: Delta | None = waiting.first
+                while not (delta is None or isinstance(delta, Finished | Waits)):
+                    yield delta
+                    delta = await anext(waiting.rest, None)
                 if isinstance(delta, Finished):
                     meter.tokens(delta.usage)
                     meter.done()
-                    yield DoneEvent(
-                        type="done",
-                        finish_reason=delta.reason,
-                        usage=delta.usage,
-                        timings=meter.timings(),
-                    )
-                    return
-                meter.piece()
-                yield delta
-    except MhError as exc:
-        if not started:
-            raise
-        meter.failed(exc.code)
-        yield ErrorEvent(type="error", error=exc.body(actor.request_id))
+                    yield _done(delta, meter)
+        except MhError as exc:
+            if not started:
+                raise
+            meter.failed(exc.code)
+            yield ErrorEvent(type="error", error=exc.body(actor.request_id))
+
+
+def _done(finished: Finished, meter: Meter) -> DoneEvent:
+    return DoneEvent(
+        type="done",
+        finish_reason=finished.reason,
+        usage=finished.usage,
+        timings=meter.timings(),
+    )
 
 
 async def chat_complete(*, actor: Actor, request: ChatRequest) -> ChatResult:
@@ -99,7 +98,7 @@ def _start(found: Resolved, actor: Actor) -> StartEvent:
         type="start",
         model=found.route.model,
         provider=found.route.provider,
-        backend=found.route.backend,
+        backend=found.route.backend or None,
         request_id=actor.request_id,
     )
 

@@ -1,19 +1,21 @@
 """OpenAI's API, passed on with as little change as can be."""
 
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+
+from django.conf import settings
 
 from accounts import database
 from accounts.actors import Actor
 from accounts.permissions import Permission
 from audit.access import require
 from router import selectors
-from router.providers.registry import engine_provider
-from router.selectors import ModelCard
+from router.selectors import ModelCard, Resolved
 from router.services.admission import Admitted, OpenAICall
 from router.services.measuring import meter_of, sent
 from router.usage import Tail, usage_in
 
+#: How a stream's last block ends.
 _DONE = (b"[DONE]\n\n", b"[DONE]\r\n\r\n")
 
 
@@ -28,25 +30,31 @@ async def relay(admitted: Admitted[OpenAICall]) -> AsyncGenerator[bytes, None]:
     call, waiting = admitted.asked, admitted.waiting
     tail = Tail(call.fields)
     with meter_of(admitted) as meter:
-        async with AsyncExitStack() as stack:
-            async for _ in waiting.until_leased(stack):
-                pass  # a comment every few seconds says that it waits
-            found = waiting.found
-            body = tail.ask(call.for_route(found))
-            relayed = engine_provider(found.engine).relay(
-                found.target, call.path, body, waiting.request_id
-            )
+
+        def send(found: Resolved) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
             sent(meter, found)
-            async for frame in await stack.enter_async_context(relayed):
-                meter.piece()
-                passed = tail.feed(frame)
-                if passed.endswith(_DONE):
-                    meter.done()
-                    meter.tokens(tail.usage)
-                if passed:
+            body = tail.ask(call.for_route(found))
+            return found.provider.relay(found.target, call.path, body, waiting.request_id)
+
+        def watched(frame: bytes) -> bytes:
+            passed = tail.feed(frame)
+            if passed.endswith(_DONE):
+                # Now: a client that has seen it may leave at once.
+                meter.tokens(tail.usage)
+                meter.done()
+            return passed
+
+        async with AsyncExitStack() as stack:
+            async for _ in waiting.until_open(stack, send, settings.MH_FIRST_TOKEN_SECONDS):
+                pass  # a comment every few seconds says that it waits
+            meter.piece()
+            if passed := watched(waiting.first):
+                yield passed
+            async for frame in waiting.rest:
+                if passed := watched(frame):
                     yield passed
-            meter.done()
             meter.tokens(tail.usage)
+            meter.done()
 
 
 async def relay_complete(admitted: Admitted[OpenAICall]) -> bytes:
@@ -57,14 +65,21 @@ async def relay_complete(admitted: Admitted[OpenAICall]) -> bytes:
     """
     call, waiting = admitted.asked, admitted.waiting
     with meter_of(admitted) as meter:
+
+        @asynccontextmanager
+        async def send(found: Resolved) -> AsyncIterator[AsyncIterator[bytes]]:
+            async def answer() -> AsyncIterator[bytes]:
+                sent(meter, found)
+                yield await found.provider.ask(
+                    found.target, call.path, call.for_route(found), waiting.request_id
+                )
+
+            yield answer()
+
         async with AsyncExitStack() as stack:
-            async for _ in waiting.until_leased(stack):
+            async for _ in waiting.until_open(stack, send, settings.MH_ANSWER_SECONDS):
                 pass
-            found = waiting.found
-            sent(meter, found)
-            answer = await engine_provider(found.engine).ask(
-                found.target, call.path, call.for_route(found), waiting.request_id
-            )
+            answer: bytes = waiting.first
             meter.tokens(usage_in(answer))
             meter.done()
             return answer
