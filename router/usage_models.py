@@ -18,7 +18,7 @@ def buckets_empty() -> list[int]:
 
 
 class UsageRecord(models.Model):
-    """One request that was let in, when it had ended."""
+    """One chat, completion or the like of somebody who may ask, when it had ended."""
 
     #: Made where the request ended, so that a batch that is written again is not counted twice.
     uid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)

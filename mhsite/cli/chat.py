@@ -42,16 +42,18 @@ def chat(
     site_ready()
     from router import usage
 
-    usage.start()
     asking = Asking(
         {"role": role, "model": model},
         {"temperature": temperature, "max_tokens": max_tokens},
         Output(as_json=as_json),
     )
-    if prompt is None and sys.stdin.isatty() and not as_json:
-        asking.converse()
-    else:
-        asking.once(sys.stdin.read() if prompt is None else prompt)
+    try:
+        if prompt is None and sys.stdin.isatty() and not as_json:
+            asking.converse()
+        else:
+            asking.once(sys.stdin.read() if prompt is None else prompt)
+    finally:
+        usage.flush()
 
 
 class Asking:

@@ -76,11 +76,12 @@ def _admitted(
 ) -> Admitted[_Asked]:
     actor = who(begin)
     require(actor, Permission.CHAT, target_type="chat")
-    usage.admit(actor.user)
-    asked = read()
-    if isinstance(asked, ChatRequest):
-        return Admitted(actor, asked, _way(actor, asked.role, asked.model, begin), begin)
-    return Admitted(actor, asked, _way(actor, None, asked.fields.get("model"), begin), begin)
+    with usage.admission(actor=actor, kind="chat", begin=begin):
+        usage.admit(actor.user)
+        asked = read()
+        if isinstance(asked, ChatRequest):
+            return Admitted(actor, asked, _way(actor, asked.role, asked.model, begin), begin)
+        return Admitted(actor, asked, _way(actor, None, asked.fields.get("model"), begin), begin)
 
 
 def _way(actor: Actor, role: str | None, model: str | None, begin: float) -> Waiting:
@@ -100,8 +101,9 @@ async def admit_known(actor: Actor, request: ChatRequest) -> Admitted[ChatReques
 def _admitted_known(actor: Actor, request: ChatRequest, begin: float) -> Admitted[ChatRequest]:
     role, model = request.role, request.model
     require(actor, Permission.CHAT, target_type="model", target_id=role or model or "")
-    usage.admit(actor.user)
-    return Admitted(actor, request, _way(actor, role, model, begin), begin)
+    with usage.admission(actor=actor, kind="chat", begin=begin):
+        usage.admit(actor.user)
+        return Admitted(actor, request, _way(actor, role, model, begin), begin)
 
 
 def _unique(request_id: str) -> str:

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self, TypedDict
@@ -132,6 +133,18 @@ class Meter:
 
     def _now(self) -> float:
         return round((time.perf_counter() - self._begin) * 1000, 1)
+
+
+@contextmanager
+def admission(*, actor: Actor, kind: str, begin: float) -> Iterator[None]:
+    """Record a request that is refused inside the ``with``; one that is not has a ``Meter`` of its own."""
+    try:
+        yield
+    except MhError as exc:
+        meter = Meter(actor=actor, kind=kind, begin=begin)
+        meter.failed(exc.code)
+        meter.end()
+        raise
 
 
 class _Counts(TypedDict, total=False):

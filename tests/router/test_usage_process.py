@@ -69,7 +69,14 @@ def stream(client: httpx.Client) -> None:
         client.post("/v1/chat/completions", json={**ASK, "model": MODEL, "stream": True})
 
 
-@pytest.mark.parametrize("server", ["uvicorn", "granian", "daphne"])
+#: As much as a kill of a site: mh test -m faults.
+LONG = [pytest.mark.faults, pytest.mark.thorough]
+
+
+@pytest.mark.parametrize(
+    "server",
+    ["uvicorn", pytest.param("granian", marks=LONG), pytest.param("daphne", marks=LONG)],
+)
 def test_what_200_chats_cost_is_written_when_the_server_is_told_to_stop_at_once(
     server: str,
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 from accounts.actors import Actor
 from router.errors import EngineStopped
 from router.usage import meter as meters
-from router.usage.meter import Meter
+from router.usage.meter import Meter, admission
 from router.usage.recording import Record
 
 ACTOR = Actor(user=None, surface="v1", request_id="r-1", token_id="tok_1")
@@ -80,6 +80,19 @@ def test_an_error_that_was_answered_as_an_event_is_the_outcome(records: list[Rec
     with meter() as measured:
         measured.failed("engine_stopped")
     assert records[0].outcome == "engine_stopped"
+
+
+def test_a_request_that_is_not_let_in_is_recorded_and_one_that_is_is_not(
+    records: list[Record],
+) -> None:
+    with admission(actor=ACTOR, kind="chat", begin=time.perf_counter()):
+        pass
+    with (
+        pytest.raises(EngineStopped),
+        admission(actor=ACTOR, kind="chat", begin=time.perf_counter()),
+    ):
+        raise EngineStopped("no")
+    assert [(record.outcome, record.attempts) for record in records] == [("engine_stopped", 0)]
 
 
 @pytest.mark.parametrize("usage", [{"prompt_tokens": "3"}, {"prompt_tokens": -1}, {"x": 1}])
