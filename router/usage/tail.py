@@ -47,7 +47,9 @@ class Tail:
         # Not in UTF-16 and its like, which JSON may be in too.
         if not self._named and end.endswith(b"}") and b"\0" not in end[:4]:
             return end[:-1] + _ASK
-        asked = {**self._options, "include_usage": True}
+        # vLLM's, which puts a count into every frame where counts are asked for.
+        rest = {k: v for k, v in self._options.items() if k != "continuous_usage_stats"}
+        asked = {**rest, "include_usage": True}
         return encode({**json.loads(body), "stream_options": asked})
 
     def feed(self, block: bytes) -> bytes:

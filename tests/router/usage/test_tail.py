@@ -31,6 +31,12 @@ def test_the_engine_is_asked_also_where_the_client_did_not(body: dict[str, Any])
     assert asked == {key: value for key, value in body.items() if key != "stream_options"}
 
 
+def test_counts_of_every_frame_are_not_asked_for_where_none_is_wanted() -> None:
+    fields = {"stream_options": {"continuous_usage_stats": True}}
+    asked = json.loads(Tail(fields).ask(json.dumps(fields).encode()))
+    assert asked == {"stream_options": {"include_usage": True}}
+
+
 def test_a_client_that_asked_has_its_own_bytes_both_ways() -> None:
     tail = Tail(WANTED)
     assert tail.ask(b'{"x": 1}') == b'{"x": 1}'
