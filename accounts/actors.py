@@ -22,6 +22,8 @@ class Actor:
     source_address: str = ""
     #: Scopes of the token used, if one was; they only ever narrow what ``user`` may do.
     scopes: tuple[str, ...] = ()
+    #: Public id of that token.
+    token_id: str = ""
 
     @classmethod
     def system(cls, *, request_id: str = "") -> Self:

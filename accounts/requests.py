@@ -83,7 +83,7 @@ def actor_of(
     if auth is None and has_bearer(request):
         auth = _token_of(request, asked)
     if isinstance(auth, BearerToken):
-        return _actor(request, surface, auth.user, tuple(auth.scopes))
+        return _actor(request, surface, auth.user, tuple(auth.scopes), auth.public_id)
     return _actor(request, surface, getattr(request, "user", None))
 
 
@@ -110,7 +110,11 @@ def _token_of(request: HttpRequest, asked: float | None) -> BearerToken:
 
 
 def _actor(
-    request: HttpRequest, surface: Surface, user: object, scopes: tuple[str, ...] = ()
+    request: HttpRequest,
+    surface: Surface,
+    user: object,
+    scopes: tuple[str, ...] = (),
+    token_id: str = "",
 ) -> Actor:
     signed_in = user if getattr(user, "is_authenticated", False) else None
     # ``request.user`` is Django's lazy wrapper; what it wraps is what everybody else expects.
@@ -121,4 +125,5 @@ def _actor(
         request_id=current_request_id(),
         source_address=source_address(request),
         scopes=scopes,
+        token_id=token_id,
     )

@@ -235,6 +235,18 @@ def _plain_views() -> list[tuple[str, str, dict[str, Any]]]:
                 {"application/x-ndjson": {"schema": {"type": "string"}}},
             ),
         ),
+        (
+            "/metrics",
+            "get",
+            {
+                **_operation(
+                    "metrics", "Counters and histograms of all requests, for Prometheus. "
+                    "With a token, or from this machine without one.", None,
+                    {"text/plain": {"schema": {"type": "string"}}},
+                ),
+                "security": [*_SECURITY, {}],
+            },
+        ),
         *[(f"/health/{name}", "get", _health(name)) for name in ("live", "ready")],
     ]  # fmt: skip
 

@@ -7,6 +7,8 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Q
 
+from router import usage_models  # noqa: F401 - Django looks for models here
+
 
 class EntryFields(models.Model):
     """What is known of a model, whoever wrote it down."""

@@ -2,7 +2,7 @@
 
 from django.urls import URLPattern, path, re_path
 
-from router import api, ollama_api, registry_api, v1
+from router import api, ollama_api, registry_api, usage_api, v1
 
 urlpatterns: list[URLPattern] = [
     path("api/chat", api.chat, name="chat"),
@@ -38,5 +38,9 @@ urlpatterns: list[URLPattern] = [
         name="ollama-elsewhere",
     ),
     re_path(r"^ollama/(?P<rest>.+)$", ollama_api.unknown, name="ollama-unknown"),
+    path("api/usage", usage_api.UsageView.as_view(), name="usage"),
+    path("api/usage/quotas", usage_api.QuotasView.as_view(), name="usage-quotas"),
+    path("api/usage/quotas/<str:username>", usage_api.QuotaView.as_view(), name="usage-quota"),
+    path("metrics", usage_api.metrics, name="metrics"),
     re_path(r"^v1/(?P<rest>.*)$", v1.unknown, name="v1-unknown"),
 ]

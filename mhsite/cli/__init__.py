@@ -25,6 +25,7 @@ from mhsite.cli import (
     role,
     site,
     token,
+    usage,
     vllm,
 )
 from mhsite.cli.output import print_error
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 site.register(app)
 chat.register(app)
+usage.register(app)
 develop.register(app)
 app.add_typer(backend.app, name="backend")
 app.add_typer(vllm.app, name="vllm")

@@ -3,7 +3,10 @@
 Open streams do not keep a stopping server alive: each gives them ``GRACE`` seconds.
 """
 
+import multiprocessing
 import os
+import signal
+import sys
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -12,6 +15,8 @@ from mhsite.processes.death import die_with_parent
 APPLICATION: Final = "mhsite.asgi:application"
 #: Seconds that requests under way get when the server is told to stop.
 GRACE: Final = 3
+#: Tells granian's workers that they are about to be stopped.
+_STOPPING: Final = signal.SIGUSR1
 
 
 def serve(name: str, host: str, port: int) -> None:
@@ -26,12 +31,24 @@ def serve(name: str, host: str, port: int) -> None:
     SERVERS[name](host, port)
 
 
+def _application() -> Any:
+    """Load the application, and start what runs beside it in its process."""
+    from accounts import database
+    from mhsite.asgi import application
+    from router import usage
+
+    database.pool_start()
+    usage.start()
+    return application
+
+
 def _uvicorn(host: str, port: int) -> None:
     import uvicorn
 
-    from accounts import database
-
-    database.pool_start()
+    _application()
+    # When uvicorn has ended, it gives itself the signal that it was told with. The default would end the
+    # process there and then: cancelled requests would not be ended, nor what they cost be recorded.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.run(
         APPLICATION,
         host=host,
@@ -66,16 +83,27 @@ def _granian(host: str, port: int) -> None:
         respawn_failed_workers=True,
         workers_kill_timeout=GRACE,
     )
+
+    interrupt: Callable[[], None] = server.signal_handler_interrupt
+
+    def stop(*_: Any) -> None:
+        for worker in multiprocessing.active_children():
+            if worker.pid is not None:
+                os.kill(worker.pid, _STOPPING)
+        interrupt()
+
+    # Granian kills workers whose requests have not ended after ``GRACE``; first they shall hear of it.
+    server.on_startup(lambda: signal.signal(signal.SIGTERM, stop))
     server.serve(target_loader=_granian_application, wrap_loader=False)
 
 
 def _granian_application() -> Any:
     """Load the application in granian's worker, which dies with granian's main process."""
     die_with_parent()
-    from accounts import database
-    from mhsite.asgi import application
+    application = _application()
+    from router import usage
 
-    database.pool_start()
+    signal.signal(_STOPPING, lambda *_: usage.close_in(GRACE - 1))
     return application
 
 
@@ -83,12 +111,8 @@ def _daphne(host: str, port: int) -> None:
     from daphne.endpoints import build_endpoint_description_strings
     from daphne.server import Server
 
-    from accounts import database
-    from mhsite.asgi import application
-
-    database.pool_start()
     Server(
-        application=application,
+        application=_application(),
         endpoints=build_endpoint_description_strings(host=host, port=port),
         application_close_timeout=GRACE,
         server_name="",

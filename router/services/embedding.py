@@ -8,6 +8,7 @@ from django.conf import settings
 from router.providers.base import EmbeddingCall, Embeddings
 from router.selectors import Resolved
 from router.services.admission import Admitted, OpenAICall
+from router.services.measuring import meter_of, sent
 
 
 async def embed_admitted(admitted: Admitted[OpenAICall]) -> Embeddings:
@@ -17,22 +18,26 @@ async def embed_admitted(admitted: Admitted[OpenAICall]) -> Embeddings:
         MhError: it could not be answered.
     """
     fields, waiting = admitted.asked.fields, admitted.waiting
+    with meter_of(admitted) as meter:
 
-    @asynccontextmanager
-    async def send(found: Resolved) -> AsyncIterator[AsyncIterator[Embeddings]]:
-        async def answer() -> AsyncIterator[Embeddings]:
-            call = EmbeddingCall(
-                model=found.route.model,
-                texts=fields["input"],
-                dimensions=fields.get("dimensions"),
-                request_id=waiting.request_id,
-            )
-            yield await found.provider.embed(found.target, call)
+        @asynccontextmanager
+        async def send(found: Resolved) -> AsyncIterator[AsyncIterator[Embeddings]]:
+            async def answer() -> AsyncIterator[Embeddings]:
+                sent(meter, found)
+                call = EmbeddingCall(
+                    model=found.route.model,
+                    texts=fields["input"],
+                    dimensions=fields.get("dimensions"),
+                    request_id=waiting.request_id,
+                )
+                yield await found.provider.embed(found.target, call)
 
-        yield answer()
+            yield answer()
 
-    async with AsyncExitStack() as stack:
-        async for _ in waiting.until_open(stack, send, settings.MH_ANSWER_SECONDS):
-            pass
-        found: Embeddings = waiting.first
-        return found
+        async with AsyncExitStack() as stack:
+            async for _ in waiting.until_open(stack, send, settings.MH_ANSWER_SECONDS):
+                pass
+            found: Embeddings = waiting.first
+            meter.tokens(found.usage)
+            meter.done()
+            return found

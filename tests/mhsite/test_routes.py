@@ -71,6 +71,10 @@ TABLE: dict[str, dict[str, str]] = {
     "ollama/api/embeddings": {"POST": STANDARD},
     OLLAMA_ELSEWHERE: {"POST": STANDARD, "DELETE": STANDARD},
     "^ollama/(?P<rest>.+)$": {"GET": PUBLIC},  # as under v1
+    "api/usage": {"GET": STANDARD},
+    "api/usage/quotas": {"GET": OWNER},
+    "api/usage/quotas/<str:username>": {"GET": OWNER, "PUT": OWNER, "DELETE": OWNER},
+    "metrics": {"GET": PUBLIC},  # from this machine; with a token that is not good, nobody
     "health/live": {"GET": PUBLIC},
     "health/ready": {"GET": PUBLIC},
     "api/schema": {"GET": GUEST},
@@ -93,6 +97,7 @@ VALUES = {
     "<str:public_id>": "tok_none",
     "<str:operation_id>": "00000000-0000-0000-0000-000000000000",
     "<str:name>": "nosuch",
+    "<str:username>": "nosuch",
     "<path:model_id>": "nosuch",
     "<path:entry_id>": "nosuch",
     "<slug:name>": "vllm",
