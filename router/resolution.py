@@ -1,7 +1,9 @@
-"""Who answers. Pure: what is asked for, the registry and what is serving in; a route out."""
+"""Who answers. Pure: what is asked for, the registry, what serves and which clouds are set up in; a chain of
+routes out, to be tried in order."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Any
 
 from backends.selectors import Wait
@@ -12,6 +14,27 @@ ROLE_PREFIX = "role:"
 ACTIVE = "active"
 
 
+class WhenOff(StrEnum):
+    """What becomes of a request whose model's local backend is off: its entry's choice."""
+
+    #: Go on in the chain; wait only where nothing else can answer, and waiting helps.
+    NEXT = "next"
+    #: Wait, where that helps (it is starting, or may be started on demand), before anything later in the chain.
+    WAIT = "wait"
+    #: Have the active backend answer with what it serves.
+    SUBSTITUTE = "substitute"
+    #: Refuse, whatever comes later in the chain.
+    ERROR = "error"
+
+
+class ContextPolicy(StrEnum):
+    """What becomes of a conversation that is longer than the model's context."""
+
+    ERROR = "error"
+    #: Leave out the oldest messages.
+    TRIM = "trim"
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One model of the registry."""
@@ -20,14 +43,42 @@ class Entry:
     provider: str
     model: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    when_off: WhenOff = WhenOff.NEXT
+    #: Of ``router.schemas.CAPABILITIES``; empty where nobody has said.
+    capabilities: frozenset[str] = frozenset()
+    description: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """Models by id, and for each role its chain of ids."""
+    """Models by id, and for each role its chain of ids, its options and its context policy."""
 
     entries: Mapping[str, Entry] = field(default_factory=dict)
     roles: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    #: Options by role; they win over the entry's. A role that has none is not in it.
+    role_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    #: What becomes of conversations that are too long, by role. Error where it is not in it.
+    role_context: Mapping[str, ContextPolicy] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Cloud:
+    """An account with a provider elsewhere."""
+
+    name: str
+    #: Why it cannot be used, a sentence; empty when it can.
+    why_not: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Clouds:
+    """What can be asked elsewhere."""
+
+    accounts: Mapping[str, Cloud] = field(default_factory=dict)
+    #: Whether the site runs in server mode: what names a local provider is answered by ``server``.
+    is_server: bool = False
+    #: The account that answers then; empty where nobody has said.
+    server: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,45 +132,100 @@ class Route:
     """Who answers, with what."""
 
     provider: str
+    #: The local backend; empty for a cloud.
     backend: str
-    #: The name to send to the backend.
+    #: The name to send to it.
     model: str
-    #: Defaults of the registry, by the names of OpenAI's API; what the client sets wins.
+    #: Defaults of entry and role, by the names of OpenAI's API; what the client sets wins.
     options: Mapping[str, Any] = field(default_factory=dict)
     entry: str | None = None
     role: str | None = None
+    context: ContextPolicy = ContextPolicy.ERROR
+    #: What the registry says the model can.
+    capabilities: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Who can answer now, to be tried in order, and why nobody else can."""
+
+    routes: tuple[Route, ...] = ()
+    #: What to say, or to wait for, when none of ``routes`` has answered. Always there when there are none.
+    refusal: NoRoute | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    registry: Registry
+    engines: Engines
+    clouds: Clouds
 
 
 def resolve(
     *,
     registry: Registry,
     engines: Engines,
+    clouds: Clouds | None = None,
     role: str | None = None,
     model: str | None = None,
 ) -> Route:
-    """Return who answers ``role`` or ``model``; with neither, the active backend.
-
-    ``model`` is ``role:<role>``, a registry id, or the name of a model that is being served; looked
-    for in this order.
+    """Return the first of ``resolve_chain``.
 
     Raises:
         UnknownRoute: nothing has this name; the message says what there is.
         NoRoute: the name is known, and nothing behind it can answer now.
     """
+    found = resolve_chain(registry=registry, engines=engines, clouds=clouds, role=role, model=model)
+    if found.routes:
+        return found.routes[0]
+    assert found.refusal is not None  # noqa: S101 — for the type checker
+    raise found.refusal
+
+
+def resolve_chain(
+    *,
+    registry: Registry,
+    engines: Engines,
+    clouds: Clouds | None = None,
+    role: str | None = None,
+    model: str | None = None,
+) -> Chain:
+    """Return who answers ``role`` or ``model``; with neither, the active backend (in server mode: the server).
+
+    ``model`` is ``role:<role>``, a registry id, or the name of a model that is being served; looked
+    for in this order. A cloud model is never overridden by a local engine, and needs none.
+
+    Raises:
+        UnknownRoute: nothing has this name; the message says what there is.
+    """
+    facts = _Facts(registry, engines, clouds or Clouds())
     if model is not None and model.startswith(ROLE_PREFIX):
         role, model = model.removeprefix(ROLE_PREFIX), None
     if role is not None:
-        return _by_role(role, registry, engines)
+        return _by_role(role, facts)
     if model is None:
-        return _active(engines)
+        return _chain([_active(facts)])
     if model in registry.entries:
-        return _by_entry(registry.entries[model], engines)
-    return _by_served_name(model, registry, engines)
+        return _chain(_by_entry(registry.entries[model], facts))
+    return _chain([_by_served_name(model, facts)])
 
 
-def _active(engines: Engines) -> Route:
+#: One link of a chain: who answers, or why it cannot.
+_Link = Route | NoRoute
+
+
+def _chain(links: Sequence[_Link]) -> Chain:
+    routes = tuple(link for link in links if isinstance(link, Route))
+    refusals = [link for link in links if isinstance(link, NoRoute)]
+    return Chain(routes, refusals[0] if refusals else None)
+
+
+def _active(facts: _Facts) -> _Link:
+    engines = facts.engines
+    if facts.clouds.is_server:
+        return _in_cloud(facts.clouds.server, Entry("The active model", ACTIVE), facts)
     if engines.active is None:
-        raise _not_running(engines)
+        return _not_running(engines)
     return Route(provider=ACTIVE, backend=engines.active.backend, model=engines.active.model)
 
 
@@ -137,7 +243,8 @@ def _not_needed(engines: Engines) -> NoRoute:
     return NoRoute(engines.why_not, code=engines.why_code, retry_after=engines.retry_after)
 
 
-def _by_role(role: str, registry: Registry, engines: Engines) -> Route:
+def _by_role(role: str, facts: _Facts) -> Chain:
+    registry = facts.registry
     if role not in registry.roles:
         known = ", ".join(registry.roles) or "none"
         raise UnknownRoute(
@@ -145,42 +252,113 @@ def _by_role(role: str, registry: Registry, engines: Engines) -> Route:
             code="role_not_found",
             param="role",
         )
-    chain = registry.roles[role]
-    if not chain:
-        found = _active(engines)
-        return Route(provider=found.provider, backend=found.backend, model=found.model, role=role)
-    reasons: list[NoRoute] = []
-    for entry_id in chain:
-        try:
-            return _by_entry(registry.entries[entry_id], engines, role=role)
-        except NoRoute as exc:
-            reasons.append(exc)
+    ids = registry.roles[role]
+    links = list(_links(ids, facts)) if ids else [_active(facts)]
+    routes = tuple(_for_role(link, role, registry) for link in links if isinstance(link, Route))
+    reasons = [link for link in links if isinstance(link, NoRoute)]
+    if not ids or not reasons:
+        return Chain(routes, reasons[0] if reasons else None)
     # The same reason of several links is said once.
     sentences = " ".join(dict.fromkeys(reason.message for reason in reasons))
-    raise NoRoute(
+    refusal = NoRoute(
         f"Nothing can answer the role {role!r} now. {sentences}",
         code=reasons[0].code if len({reason.code for reason in reasons}) == 1 else None,
-        retry_after=engines.retry_after,
+        retry_after=facts.engines.retry_after,
         wait=next((reason.wait for reason in reasons if reason.wait), None),
+    )
+    return Chain(routes, refusal)
+
+
+def _for_role(route: Route, role: str, registry: Registry) -> Route:
+    """Return ``route`` with what the role says: its options win over the entry's."""
+    options = {**route.options, **registry.role_options.get(role, {})}
+    context = registry.role_context.get(role, ContextPolicy.ERROR)
+    return replace(route, role=role, options=options, context=context)
+
+
+def _links(ids: Sequence[str], facts: _Facts) -> Iterator[_Link]:
+    """Yield the links of a role's chain, up to one that says that nothing comes after it."""
+    for entry_id in ids:
+        entry = facts.registry.entries[entry_id]
+        for link in _by_entry(entry, facts):
+            yield link
+            if isinstance(link, NoRoute) and _is_last(entry, link):
+                return
+
+
+def _is_last(entry: Entry, refusal: NoRoute) -> bool:
+    if entry.when_off == WhenOff.WAIT:
+        return refusal.wait is not None
+    return entry.when_off == WhenOff.ERROR
+
+
+def _by_entry(entry: Entry, facts: _Facts) -> list[_Link]:
+    """Return who answers for ``entry``, or why it cannot, and who answers in its place."""
+    if _is_cloud(entry, facts):
+        return [_in_cloud(entry.provider, entry, facts)]
+    if facts.clouds.is_server:
+        return [_in_cloud(facts.clouds.server, entry, facts)]
+    link = _by_backend(entry, facts.engines)
+    if isinstance(link, Route) or entry.when_off in {WhenOff.NEXT, WhenOff.WAIT}:
+        return [link]
+    if entry.when_off == WhenOff.ERROR:
+        return [NoRoute(link.message, code=link.code, retry_after=link.retry_after)]
+    active = facts.engines.active
+    if active is None:
+        return [link]
+    return [_route(entry, active, active.model)]
+
+
+def _is_cloud(entry: Entry, facts: _Facts) -> bool:
+    is_local = entry.provider == ACTIVE or entry.provider in facts.engines.backends
+    serves = any(serving.backend == entry.provider for serving in facts.engines.serving)
+    return entry.provider in facts.clouds.accounts and not is_local and not serves
+
+
+def _in_cloud(name: str, entry: Entry, facts: _Facts) -> _Link:
+    cloud = facts.clouds.accounts.get(name)
+    if cloud is None:
+        said = (
+            f"the account {name!r}, which is not set up" if name else "an account, and none is set"
+        )
+        return NoRoute(
+            f"{entry.id} is answered elsewhere, since this site runs in server mode. That needs {said}.",
+            code="needs_credentials",
+        )
+    if cloud.why_not:
+        return NoRoute(f"{entry.id} needs {name}. {cloud.why_not}", code="needs_credentials")
+    return Route(
+        provider=name,
+        backend="",
+        model=entry.model,
+        options=entry.options,
+        entry=entry.id if entry.id in facts.registry.entries else None,
+        capabilities=entry.capabilities,
     )
 
 
-def _by_entry(entry: Entry, engines: Engines, *, role: str | None = None) -> Route:
+def _by_backend(entry: Entry, engines: Engines) -> _Link:
     serving = _serving_for(entry, engines)
+    if isinstance(serving, NoRoute):
+        return serving
     if entry.model and not serving.serves(entry.model):
-        raise NoRoute(
+        return NoRoute(
             f"{entry.id} needs the model {entry.model!r}, and {serving.backend} serves"
             f" {serving.model!r}.",
             code="model_not_served",
             wait=_wait_for_model(entry, serving, engines),
         )
+    return _route(entry, serving, entry.model or serving.model)
+
+
+def _route(entry: Entry, serving: Serving, model: str) -> Route:
     return Route(
         provider=entry.provider,
         backend=serving.backend,
-        model=entry.model or serving.model,
+        model=model,
         options=entry.options,
         entry=entry.id,
-        role=role,
+        capabilities=entry.capabilities,
     )
 
 
@@ -192,35 +370,37 @@ def _wait_for_model(entry: Entry, serving: Serving, engines: Engines) -> Wait | 
     return replace(wait, wanted=entry.model)
 
 
-def _serving_for(entry: Entry, engines: Engines) -> Serving:
+def _serving_for(entry: Entry, engines: Engines) -> Serving | NoRoute:
     if entry.provider == ACTIVE:
-        if engines.active is None:
-            raise _not_running(engines)
-        return engines.active
+        return engines.active or _not_running(engines)
     for serving in engines.serving:
         if serving.backend == entry.provider:
             return serving
     if entry.provider in engines.backends:
         wait = engines.wait_for(entry.provider)
         if wait is None and engines.why_code != "backend_not_running":
-            raise _not_needed(engines)
+            return _not_needed(engines)
         if wait is not None and wait.on_demand:
             wait = replace(wait, wanted=entry.model)
-        raise NoRoute(
+        return NoRoute(
             f"{entry.id} needs {entry.provider}, which is not running.",
             code="backend_not_running",
             wait=wait,
         )
-    raise NoRoute(f"{entry.id} needs the provider {entry.provider}, which is not set up here.")
+    return NoRoute(
+        f"{entry.id} needs the provider {entry.provider}, which is not set up here.",
+        code="needs_credentials",
+    )
 
 
-def _by_served_name(model: str, registry: Registry, engines: Engines) -> Route:
+def _by_served_name(model: str, facts: _Facts) -> _Link:
+    engines = facts.engines
     for serving in engines.serving:
         if serving.serves(model):
             return Route(provider=serving.backend, backend=serving.backend, model=model)
     coming = next((wait for wait in engines.waits if wait.model == model), None)
     if coming is not None or not engines.serving:
-        raise NoRoute(
+        return NoRoute(
             f"No engine is running that could serve the model {model[:120]!r}. {engines.why_not}".strip(),
             code=engines.why_code,
             param="model",
@@ -228,7 +408,7 @@ def _by_served_name(model: str, registry: Registry, engines: Engines) -> Route:
             wait=coming,
         )
     raise UnknownRoute(
-        f"There is no model {model[:120]!r}. There is: {', '.join(names(registry, engines))}.",
+        f"There is no model {model[:120]!r}. There is: {', '.join(names(facts.registry, engines))}.",
         param="model",
     )
 

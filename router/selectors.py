@@ -9,18 +9,33 @@ from backends.engines.base import Target
 from backends.errors import BackendNotRunning
 from backends.models import Backend
 from router.errors import NoRoute, UnknownRoute
-from router.models import ModelEntry, Role, RoleLink
+from router.registry_reads import (
+    Account,
+    deployment,
+    provider_account,
+    provider_accounts,
+    registry,
+    registry_part,
+)
 from router.resolution import (
-    ROLE_PREFIX,
     Engines,
-    Entry,
-    Registry,
     Route,
     Serving,
     names,
     resolve,
 )
-from router.schemas import SHIPPED_ROLES, ChatOptions
+
+__all__ = [
+    "Account",
+    "ModelCard",
+    "Resolved",
+    "deployment",
+    "model_cards",
+    "provider_account",
+    "provider_accounts",
+    "registry",
+    "resolved",
+]
 
 
 class ModelCard(TypedDict):
@@ -50,21 +65,6 @@ def _targets() -> _Targets:
     return {target.backend: target for target in backends.serving_targets()}
 
 
-def registry() -> Registry:
-    """Return the whole registry. Shipped roles nobody has configured have an empty chain."""
-    entries = {row.id: _entry(row) for row in ModelEntry.objects.all()}
-    roles: dict[str, list[str]] = {name: [] for name in SHIPPED_ROLES}
-    roles |= {name: [] for name in Role.objects.values_list("name", flat=True)}
-    for role, entry in RoleLink.objects.values_list("role_id", "entry_id"):
-        roles[role].append(entry)
-    return Registry(entries=entries, roles=roles)
-
-
-def _entry(row: ModelEntry) -> Entry:
-    options = ChatOptions.model_validate(row.options).given()
-    return Entry(row.id, row.provider, row.model, options)
-
-
 def resolved(*, role: str | None = None, model: str | None = None) -> Resolved:
     """Return who answers ``role`` or ``model`` now, and where.
 
@@ -75,7 +75,7 @@ def resolved(*, role: str | None = None, model: str | None = None) -> Resolved:
     targets = _targets()
     try:
         # Every chat passes here: first with only what this name needs.
-        part = _registry_part(role, model)
+        part = registry_part(role=role, model=model)
         route = resolve(registry=part, engines=_engines(targets), role=role, model=model)
     except (UnknownRoute, NoRoute):
         targets, route = _resolved_whole(role, model, targets)
@@ -103,20 +103,6 @@ def _resolved_whole(
             before, targets = targets, _targets()
             if targets == before:
                 raise
-
-
-def _registry_part(role: str | None, model: str | None) -> Registry:
-    """Return what of the registry stands behind a name: one query, or none."""
-    if model is not None and model.startswith(ROLE_PREFIX):
-        role, model = model.removeprefix(ROLE_PREFIX), None
-    if role is not None:
-        links = RoleLink.objects.filter(role_id=role).select_related("entry")
-        chain = [_entry(link.entry) for link in links]
-        roles = {role: [entry.id for entry in chain]} if chain else {}
-        return Registry({entry.id: entry for entry in chain}, roles)
-    if model is not None:
-        return Registry({row.id: _entry(row) for row in ModelEntry.objects.filter(pk=model)})
-    return Registry()
 
 
 def _engines(targets: _Targets) -> Engines:

@@ -16,6 +16,8 @@ from mhsite.home import REPOSITORY
 NOTHING_COLLECTED: Final = 5
 #: Parts of whole sites are killed; they take turns on three of them, and whoever is free takes the next case.
 FAULTS: Final = ("-n", "3", "--dist", "worksteal", "-m", "faults")
+#: What a usual run takes of the tests that repeat something many times.
+FEWER: Final[dict[str, str]] = {"MH_TEST_SWITCHES": "10", "MH_TEST_VLLM_SWITCHES": "1"}
 #: By file: those that share a running site share its one start, too.
 UNIT: Final = ("-n", "2", "--dist", "loadfile", "-m")
 #: These wait for processes more than they compute.
@@ -39,11 +41,11 @@ def run_tests(arguments: Sequence[str], *, quiet: bool) -> dict[str, int]:
     results = {"install": _install(quiet=quiet)}
     results["unit"] = _pytest((*UNIT, f"{_ENDS} and not process"), quiet=quiet)
     results["processes"] = _pytest((*PROCESSES, f"{_ENDS} and process"), quiet=quiet)
-    # Each step once for each that is killed; kinds of operations that borrow steps are left to -m faults.
+    # A sample of the kills and of the switches; all of them: mh test -m faults.
     results["faults"] = _pytest(
-        (*FAULTS[:-1], "faults and not thorough and not engine"), quiet=quiet
+        (*FAULTS[:-1], "faults and not thorough and not engine"), quiet=quiet, **FEWER
     )
-    ends = _pytest(("-m", "engine or browser"), quiet=quiet)
+    ends = _pytest(("-m", "engine or browser"), quiet=quiet, **FEWER)
     results["end to end"] = 0 if ends == NOTHING_COLLECTED else ends
     return results
 
@@ -55,10 +57,12 @@ def _require_pytest() -> None:
         raise Unavailable("The test tools are not installed. Run it as: ./bin/mh test")
 
 
-def _pytest(arguments: Sequence[str], *, quiet: bool) -> int:
+def _pytest(arguments: Sequence[str], *, quiet: bool, **defaults: str) -> int:
+    """Run pytest; ``defaults`` are environment variables where the caller has not set them."""
     command = [sys.executable, "-m", "pytest", *arguments]
     output = sys.stderr if quiet else None
-    return subprocess.call(command, cwd=REPOSITORY, stdout=output)
+    environment = {**defaults, **os.environ}
+    return subprocess.call(command, cwd=REPOSITORY, stdout=output, env=environment)
 
 
 def _install(*, quiet: bool) -> int:

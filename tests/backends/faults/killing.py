@@ -99,14 +99,6 @@ KINDS: Final[dict[str, Kind]] = {
 #: Steps these engines never take, since they serve one model each: ``test_change_model.py`` loses the
 #: runner in the middle of both.
 ELSEWHERE: Final = frozenset({"load", "unload"})
-#: Kinds whose steps a switch has, too, and who is killed at them in every run all the same.
-BORROWED: Final[dict[str, frozenset[str]]] = {
-    OperationKind.START: frozenset({"worker"}),
-    OperationKind.STOP: frozenset({"worker"}),
-    OperationKind.APPLY: frozenset({"worker"}),
-    OperationKind.RESTART: frozenset(),
-    OperationKind.CHANGE_MODEL: frozenset(),
-}
 #: A switch that fails at its start has one step more.
 ROLLED_BACK: Final = Kind(True, _rolled_back, _tidy)
 
@@ -133,12 +125,6 @@ class Case:
         return ROLLED_BACK if self.step == rollback.NAME else KINDS[self.kind]
 
     @property
-    def is_repeated(self) -> bool:
-        """Whether the same step is killed for the same victim in a switch, which has the steps of all others."""
-        kept = BORROWED.get(self.kind)
-        return kept is not None and self.victim not in kept
-
-    @property
     def needs_engine(self) -> bool:
         return self.victim in {"keeper", *ENGINES}
 
@@ -155,6 +141,21 @@ def cases() -> list[Case]:
     ]
     undoing = [Case(OperationKind.SWITCH, rollback.NAME, "after", victim) for victim in VICTIMS]
     return found + undoing
+
+
+def sample() -> set[Case]:
+    """Return the kills of a usual run: every step of every operation once, the victims taking turns.
+
+    The worker, which walks the steps of a switch, is killed at each of those besides.
+    """
+    by_point: dict[tuple[str, str], list[Case]] = {}
+    for case in cases():
+        by_point.setdefault((case.kind, case.step), []).append(case)
+    found = {here[turn % len(here)] for turn, here in enumerate(by_point.values())}
+    walked = {
+        case for case in cases() if case.kind == OperationKind.SWITCH and case.victim == "worker"
+    }
+    return found | walked
 
 
 def points(kind: str, steps: list[str]) -> Iterator[tuple[str, When, bool]]:

@@ -47,12 +47,23 @@ def test_every_kind_of_operation_is_killed() -> None:
         assert any(case.victim == victim for case in killing.cases())
 
 
-def _parameter(case: Case) -> Any:
-    marks = [pytest.mark.thorough] if case.is_repeated else []
-    return pytest.param(case, id=case.id, marks=marks)
+def _parameters() -> list[Any]:
+    usual = killing.sample()
+    return [
+        pytest.param(case, id=case.id, marks=[] if case in usual else [pytest.mark.thorough])
+        for case in killing.cases()
+    ]
 
 
-@pytest.mark.parametrize("case", [_parameter(case) for case in killing.cases()])
+def test_a_usual_run_kills_at_every_step_and_of_everything() -> None:
+    usual = killing.sample()
+    assert {(case.kind, case.step) for case in usual} == {
+        (case.kind, case.step) for case in killing.cases()
+    }
+    assert {case.victim for case in usual} == set(killing.VICTIMS)
+
+
+@pytest.mark.parametrize("case", _parameters())
 def test_after_a_kill(site: WholeSite, case: Case, record_property: Any) -> None:
     serving = bring_about(site, serving=case.how.serving)
     site.hold(case.point)

@@ -11,11 +11,12 @@ import pytest
 from tests.backends.faults.load import Clients, Report
 from tests.backends.faults.whole_site import BACKENDS, WholeSite, free_port, whole_site
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(1200)]
 
+#: ``mh test`` asks for fewer of both, ``mh test -m faults`` for these.
 SWITCHES = int(os.environ.get("MH_TEST_SWITCHES", "50"))
-#: Each is a start of real vLLM while 32 clients wait; ``MH_TEST_VLLM_SWITCHES=5`` for a long look.
-VLLM_SWITCHES = int(os.environ.get("MH_TEST_VLLM_SWITCHES", "1"))
+#: Each is a start of real vLLM while 32 clients wait.
+VLLM_SWITCHES = int(os.environ.get("MH_TEST_VLLM_SWITCHES", "5"))
 CLIENTS = 32
 DEMO_MODEL = "SmolLM2-135M-Instruct"
 

@@ -1,0 +1,134 @@
+"""Chats: a request in, a stream of events out."""
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from typing import Any
+
+from accounts.actors import Actor
+from accounts.errors import MhError
+from router.events import ChatEvent, ChatResult, DoneEvent, ErrorEvent, StartEvent, Timings
+from router.providers.base import ChatCall, Finished, Provider
+from router.providers.registry import engine_provider
+from router.schemas import ChatRequest
+from router.selectors import Resolved
+from router.services.admission import Admitted, admit_known
+from router.services.answers import Answer
+
+
+class _Clock:
+    """Measures one chat."""
+
+    def __init__(self, begin: float) -> None:
+        self._begin = begin
+        self._sent: float | None = None
+        self._first: float | None = None
+
+    def sent(self) -> None:
+        self._sent = self._now()
+
+    def piece(self) -> None:
+        if self._first is None:
+            self._first = self._now()
+
+    def timings(self) -> Timings:
+        return Timings(queued_ms=self._sent, ttft_ms=self._first, total_ms=self._now())
+
+    def _now(self) -> float:
+        return round((time.perf_counter() - self._begin) * 1000, 1)
+
+
+async def chat(*, actor: Actor, request: ChatRequest) -> AsyncGenerator[ChatEvent, None]:
+    """Answer a chat as a stream of events: ``start`` first, ``done`` or ``error`` last.
+
+    Closing the generator, or cancelling the task that iterates over it, stops the engine's generation.
+    Iterate in one task.
+
+    Raises:
+        MhError: before ``start``, and only then: not allowed, no such model, not running, refused by
+            the engine. Later failures are an ``error`` event.
+    """
+    async with aclosing(chat_admitted(await admit_known(actor, request))) as events:
+        async for event in events:
+            yield event
+
+
+async def chat_admitted(admitted: Admitted[ChatRequest]) -> AsyncGenerator[ChatEvent, None]:
+    """Do what ``chat`` does, for a request that ``admit`` let in."""
+    actor, waiting = admitted.actor, admitted.waiting
+    clock = _Clock(admitted.begin)
+    started = False
+    try:
+        async with AsyncExitStack() as stack:
+            async for queued in waiting.until_leased(stack):
+                yield queued
+            found = waiting.found
+            call = _call(admitted.asked, found, waiting.request_id)
+            sent = _sent(clock, engine_provider(found.engine), found, call)
+            deltas = await stack.enter_async_context(sent)
+            started = True
+            yield _start(found, actor)
+            async for delta in deltas:
+                if isinstance(delta, Finished):
+                    yield DoneEvent(
+                        type="done",
+                        finish_reason=delta.reason,
+                        usage=delta.usage,
+                        timings=clock.timings(),
+                    )
+                    return
+                clock.piece()
+                yield delta
+    except MhError as exc:
+        if not started:
+            raise
+        yield ErrorEvent(type="error", error=exc.body(actor.request_id))
+
+
+async def chat_complete(*, actor: Actor, request: ChatRequest) -> ChatResult:
+    """Answer a chat at once, when it is complete.
+
+    Raises:
+        MhError: it could not be answered, or not to the end.
+    """
+    return await chat_admitted_complete(await admit_known(actor, request))
+
+
+async def chat_admitted_complete(admitted: Admitted[ChatRequest]) -> ChatResult:
+    """Do what ``chat_complete`` does, for a request that ``admit`` let in."""
+    answer = Answer()
+    async with aclosing(chat_admitted(admitted)) as events:
+        async for event in events:
+            answer.add(event)
+    return answer.result()
+
+
+@asynccontextmanager
+async def _sent(
+    clock: _Clock, provider: Provider, found: Resolved, call: ChatCall
+) -> AsyncIterator[AsyncIterator[Any]]:
+    clock.sent()
+    async with provider.chat(found.target, call) as deltas:
+        yield deltas
+
+
+def _start(found: Resolved, actor: Actor) -> StartEvent:
+    return StartEvent(
+        type="start",
+        model=found.route.model,
+        provider=found.route.provider,
+        backend=found.route.backend,
+        request_id=actor.request_id,
+    )
+
+
+def _call(request: ChatRequest, found: Resolved, request_id: str) -> ChatCall:
+    return ChatCall(
+        model=found.route.model,
+        messages=[message.given() for message in request.messages],
+        options={**found.route.options, **request.options.given()},
+        format=request.format,
+        tools=request.tools,
+        tool_choice=request.tool_choice,
+        request_id=request_id,
+    )
