@@ -12,13 +12,14 @@ from channels.auth import AuthMiddlewareStack  # noqa: E402
 from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 
 from backends.routing import websocket_urlpatterns as backends_sockets  # noqa: E402
+from mhsite.direct import direct_first  # noqa: E402
 from mhsite.handler import Handler  # noqa: E402
 from mhsite.limits import body_limit  # noqa: E402
 from router.routing import websocket_urlpatterns as router_sockets  # noqa: E402
 
 application = ProtocolTypeRouter(
     {
-        "http": body_limit(Handler()),
+        "http": body_limit(direct_first(Handler())),
         "websocket": AuthMiddlewareStack(URLRouter([*backends_sockets, *router_sockets])),
     }
 )

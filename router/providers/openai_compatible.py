@@ -5,9 +5,8 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import Any
-
-import httpx
 
 from accounts.errors import MhError
 from backends.engines.base import Target
@@ -21,7 +20,7 @@ from router.providers.openai_errors import (
     transport_error,
 )
 from router.providers.openai_stream import ChatReader, Relay
-from router.providers.pool import client_for
+from router.providers.sending import Answer, post
 
 CHAT_PATH = "/v1/chat/completions"
 #: What passes through byte by byte.
@@ -62,7 +61,10 @@ class OpenAICompatible(Provider):
         """Send a request that is not streamed."""
         async with self._send(target, path, body, request_id) as response:
             try:
-                answer = await response.aread()
+                pieces: list[bytes] = []
+                while piece := await response.read():
+                    pieces.append(piece)
+                answer = b"".join(pieces)
             except TRANSPORT_ERRORS as exc:
                 raise transport_error(exc, begun=True) from exc
         return _checked(answer)
@@ -70,22 +72,16 @@ class OpenAICompatible(Provider):
     @asynccontextmanager
     async def _send(
         self, target: Target, path: str, body: bytes, request_id: str
-    ) -> AsyncIterator[httpx.Response]:
-        client = await client_for(target.endpoint)
-        headers = self.headers(target, request_id)
-        request = client.build_request(
-            "POST", self.url(target, path), content=body, headers=headers
-        )
-        try:
-            response = await client.send(request, stream=True)
-        except TRANSPORT_ERRORS as exc:
-            raise transport_error(exc, begun=False) from exc
-        try:
-            if response.status_code != httpx.codes.OK:
-                raise await _refused(response)
-            yield response
-        finally:
-            await response.aclose()
+    ) -> AsyncIterator[Answer]:
+        sending = post(self.url(target, path), body, self.headers(target, request_id))
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                answer = await stack.enter_async_context(sending)
+            except TRANSPORT_ERRORS as exc:
+                raise transport_error(exc, begun=False) from exc
+            if answer.status != HTTPStatus.OK:
+                raise await _refused(answer)
+            yield answer
 
 
 def chat_payload(call: ChatCall) -> dict[str, Any]:
@@ -114,29 +110,24 @@ def encode(payload: Mapping[str, Any]) -> bytes:
     return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-async def _refused(response: httpx.Response) -> MhError:
+async def _refused(answer: Answer) -> MhError:
     body = b""
     try:
-        async for chunk in response.aiter_bytes():
-            body += chunk
-            if len(body) > REFUSAL_MAX:
-                break
+        while len(body) <= REFUSAL_MAX and (piece := await answer.read()):
+            body += piece
     except TRANSPORT_ERRORS as exc:
         return transport_error(exc, begun=False)
-    return refusal_error(
-        response.status_code, body, retry_after=response.headers.get("retry-after", "")
-    )
+    return refusal_error(answer.status, body, retry_after=answer.headers.get("retry-after", ""))
 
 
-async def _deltas(response: httpx.Response) -> AsyncIterator[Delta]:
+async def _deltas(answer: Answer) -> AsyncIterator[Delta]:
     reader = ChatReader()
-    chunks = response.aiter_raw()
     try:
-        async for chunk in chunks:
+        while chunk := await answer.read():
             for delta in reader.feed(chunk):
                 yield delta
             if reader.complete:
-                await _drain(chunks)
+                await _drain(answer)
                 return
     except TRANSPORT_ERRORS as exc:
         raise transport_error(exc, begun=True) from exc
@@ -144,17 +135,16 @@ async def _deltas(response: httpx.Response) -> AsyncIterator[Delta]:
         yield delta
 
 
-async def _frames(response: httpx.Response) -> AsyncIterator[bytes]:
+async def _frames(answer: Answer) -> AsyncIterator[bytes]:
     relay = Relay()
-    chunks = response.aiter_raw()
     try:
-        async for chunk in chunks:
+        while chunk := await answer.read():
             if frames := relay.feed(chunk):
                 yield frames
             if relay.error:
                 raise relay.error
             if relay.complete:
-                await _drain(chunks)
+                await _drain(answer)
                 return
     except TRANSPORT_ERRORS as exc:
         raise transport_error(exc, begun=True) from exc
@@ -164,11 +154,11 @@ async def _frames(response: httpx.Response) -> AsyncIterator[bytes]:
         raise relay.error
 
 
-async def _drain(chunks: AsyncIterator[bytes]) -> None:
+async def _drain(answer: Answer) -> None:
     """Read the end of the body, so that the connection can be used again; not for long."""
     with contextlib.suppress(*TRANSPORT_ERRORS):
         async with asyncio.timeout(_DRAIN_SECONDS):
-            async for _ in chunks:
+            while await answer.read():
                 pass
 
 
