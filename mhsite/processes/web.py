@@ -39,6 +39,8 @@ def _uvicorn(host: str, port: int) -> None:
         loop="uvloop",
         http="httptools",
         ws="websockets-sansio",
+        # A token is smaller than what says how it was packed, and each socket would keep 300 KB for it.
+        ws_per_message_deflate=False,
         lifespan="off",
         access_log=False,
         log_config=None,

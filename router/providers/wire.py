@@ -41,7 +41,7 @@ class Exchange(asyncio.Protocol):
         self._chunks: deque[bytes] = deque()
         self._size = 0
         self._is_paused = False
-        self._has_head = self._is_over = False
+        self._has_head = self._is_over = self._stays = False
         self._lost: Exception | None = None
         self._busy = False
         self.idle_since = 0.0
@@ -109,7 +109,7 @@ class Exchange(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._chunks.clear()
         self._size = 0
-        self._has_head = self._is_over = False
+        self._has_head = self._is_over = self._stays = False
         self.status, self.headers = 0, {}
         self._busy = True
         self._transport.write(request)
@@ -117,7 +117,7 @@ class Exchange(asyncio.Protocol):
     def close(self) -> None:
         """Be done with the answer: keep the connection where it is complete, else close it at once."""
         self._busy = False
-        if self._is_over and self.is_open and self._parser.should_keep_alive():
+        if self._is_over and self._stays and self.is_open:
             if self._is_paused:
                 self._is_paused = False
                 self._transport.resume_reading()
@@ -181,6 +181,8 @@ class Exchange(asyncio.Protocol):
         """The answer is complete, unless it was an interim one."""
         if self._has_head:
             self._is_over = True
+            # After this call the parser has forgotten.
+            self._stays = self._parser.should_keep_alive()
         else:
             self.headers = {}
 
