@@ -28,6 +28,9 @@ MH_DEMO: bool = env.bool("MH_DEMO", True)
 #: Largest request body the site reads, in bytes; above it the answer is 413.
 #: Longest time in seconds that a request waits for an engine to start or switch, and how many may wait.
 MH_HOLD_SECONDS: int = env.int("MH_HOLD_SECONDS", 600)
+MH_FIRST_TOKEN_SECONDS: float = env.float("MH_FIRST_TOKEN_SECONDS", 600)
+MH_ANSWER_SECONDS: float = env.float("MH_ANSWER_SECONDS", 3600)
+MH_BREAKER_FAILURES: int = env.int("MH_BREAKER_FAILURES", 5)
 MH_HOLD_REQUESTS: int = env.int("MH_HOLD_REQUESTS", 1000)
 MH_MAX_BODY_BYTES: int = env.int("MH_MAX_BODY_BYTES", 20 * 1024 * 1024)
 MH_MODELS_DIRS: list[str] = env.list("MH_MODELS_DIRS", default=[])

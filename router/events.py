@@ -33,7 +33,8 @@ class StartEvent(TypedDict):
     type: Literal["start"]
     model: str
     provider: str
-    backend: str
+    #: None where a cloud answers.
+    backend: str | None
     request_id: str
 
 
@@ -113,7 +114,7 @@ class ChatResult(TypedDict):
     tool_calls: list[ToolCall]
     model: str
     provider: str
-    backend: str
+    backend: str | None
     finish_reason: str
     usage: Usage | None
     timings: Timings

@@ -1,29 +1,40 @@
-"""From a name to an engine that answers it: at once, or after a wait in the queue.
+"""From a name to somebody who answers it: at once, after a wait in the queue, or after others have failed.
 
 A request waits while what it needs is started or switched to, or is started for it where the owner
 allows that. It is refused when the wait would be, or has become, longer than ``MH_HOLD_SECONDS``.
+
+Until the first piece of an answer has come, a failure is tried again, and then the next of the chain.
+Never after: what a client has seen cannot be taken back.
 """
 
+import asyncio
+import functools
 import math
+import random
 import time
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from django.conf import settings
 
 from accounts import database
 from accounts.actors import Actor
+from accounts.errors import MhError, TooMany, Unavailable, UpstreamFailed, UpstreamTimedOut
 from backends import services as backends
 from backends.errors import BackendHeld, BackendMoved, BackendNotRunning
 from backends.holding import Place, place_in_queue, waiting
 from backends.leases import request_lease
 from backends.selectors import Wait
 from router import selectors
+from router.breaker import Breaker
 from router.errors import NoRoute
 from router.events import QueuedEvent
-from router.selectors import Resolved
+from router.providers.base import Waits
+from router.providers.openai_stream import broken_off
+from router.selectors import Resolved, ResolvedChain
 
 #: Seconds between two ``queued`` events when only the seconds left have changed.
 _EVENT_SECONDS: Final = 5.0
@@ -32,16 +43,35 @@ _BROKER_SECONDS: Final = 10.0
 #: Seconds in which a closed gate may be ahead of the database.
 _LATE_SECONDS: Final = 1.0
 
-_routes: Final[database.SharedReads[Resolved]] = database.SharedReads()
+#: How often one target is tried for one request.
+TRIES: Final = 3
+#: Seconds before a second try; twice that before a third, with some jitter.
+_PAUSE_SECONDS: Final = 0.2
+#: A target that wants more seconds of rest than this is not waited for.
+_REST_SECONDS: Final = 5.0
+
+_chains: Final[database.SharedReads[ResolvedChain]] = database.SharedReads()
+#: Opens what an answer is read from.
+Send = Callable[[Resolved], AbstractAsyncContextManager[AsyncIterator[Any]]]
 
 
-def resolved(role: str | None, model: str | None, asked: float) -> Resolved:
-    """Return who answers now; in one read for all who ask at once. Raises as ``selectors.resolved``."""
-    return _routes.get((role, model), asked, lambda: selectors.resolved(role=role, model=model))
+@functools.cache
+def breaker() -> Breaker:
+    """Return the circuits of this process."""
+    return Breaker(settings.MH_BREAKER_FAILURES)
+
+
+def resolved(actor: Actor, role: str | None, model: str | None, asked: float) -> ResolvedChain:
+    """Return who can answer now; in one read for all who ask at once. Raises as ``selectors.resolved_chain``."""
+    user = actor.user
+    key: Hashable = (role, model, user.pk if user else None)
+    return _chains.get(
+        key, asked, lambda: selectors.resolved_chain(role=role, model=model, user=user)
+    )
 
 
 class Waiting:
-    """One request on its way to an engine."""
+    """One request on its way to an answer."""
 
     def __init__(
         self,
@@ -49,18 +79,28 @@ class Waiting:
         actor: Actor,
         role: str | None,
         model: str | None,
-        found: Resolved | None,
+        chain: ResolvedChain,
         request_id: str,
     ) -> None:
-        """Say what is asked for, and who answers it as far as that is known by now."""
+        """Say what is asked for, and who can answer it as far as that is known by now."""
         self._actor = actor
         self._role, self._model = role, model
-        self._found = found
+        self._chain: ResolvedChain | None = chain
+        self._found: Resolved | None = None
         #: Names it at the engine, and among those in flight.
         self.request_id = request_id
         self._began = time.monotonic()
         self._came = datetime.now(tz=UTC)
         self._twice = ""
+        self._tries: Counter[Hashable] = Counter()
+        #: Targets that have failed, and are not tried again.
+        self._spent: set[Hashable] = set()
+        #: The target this request tries while its circuit is half open.
+        self._trying: Hashable = None
+        self._failure: MhError | None = None
+        #: The first piece of the answer, and what brings the rest, once ``until_open`` has ended.
+        self.first: Any = None
+        self.rest: AsyncIterator[Any] = _nothing()
 
     @property
     def found(self) -> Resolved:
@@ -69,6 +109,86 @@ class Waiting:
             msg = "the request has not found an engine"
             raise RuntimeError(msg)
         return self._found
+
+    @property
+    def attempts(self) -> int:
+        """How often it was sent to somebody."""
+        return self._tries.total()
+
+    async def until_open(
+        self, stack: AsyncExitStack, send: Send, patience: float
+    ) -> AsyncGenerator[QueuedEvent, None]:
+        """Have somebody answer; say how long it takes. Afterwards there are ``found``, ``first`` and ``rest``.
+
+        Args:
+            stack: keeps the lease and the connection.
+            send: sends the request.
+            patience: seconds to wait for the first piece of an answer, of each who is asked.
+
+        Raises:
+            MhError: nobody can answer it, or nobody did: then the first failure.
+        """
+        while True:
+            leased = False
+            try:
+                async with AsyncExitStack() as attempt:
+                    async for queued in self.until_leased(attempt):
+                        yield queued
+                    leased = True
+                    self._tries[self.found.key] += 1
+                    await attempt.enter_async_context(_in_all(settings.MH_ANSWER_SECONDS))
+                    async for queued in self._opened(attempt, send, patience):
+                        yield queued
+                    breaker().worked(self.found.key)
+                    stack.push_async_exit(attempt.pop_all())
+                    return
+            except MhError as exc:
+                if not leased:
+                    raise
+                pause = self._failed(exc)
+            await asyncio.sleep(pause)
+
+    async def _opened(
+        self, attempt: AsyncExitStack, send: Send, patience: float
+    ) -> AsyncGenerator[QueuedEvent, None]:
+        found = self.found
+        try:
+            async with asyncio.timeout(patience):
+                items = await attempt.enter_async_context(send(found))
+                first = await anext(items, None)
+            while isinstance(first, Waits):
+                yield QueuedEvent(
+                    type="queued",
+                    position=max(1, first.position),
+                    eta_seconds=first.eta_seconds,
+                    reason=first.reason,
+                )
+                async with asyncio.timeout(patience):
+                    first = await anext(items, None)
+        except TimeoutError as exc:
+            who = found.route.backend or found.route.provider
+            msg = f"{who} did not begin to answer within {patience:g} s. Try again."
+            raise UpstreamTimedOut(msg, code="first_token_timed_out") from exc
+        if first is None:
+            raise broken_off()
+        self.first, self.rest = first, items
+
+    def _failed(self, exc: MhError) -> float:
+        """Take note of a failure; return in how many seconds to go on, or raise it."""
+        if not _may_be_somebody_elses(exc):
+            raise exc
+        found = self.found
+        rest = float(exc.retry_after or 0) if isinstance(exc, TooMany) else 0.0
+        breaker().failed(found.key, time.monotonic(), rest)
+        self._failure = self._failure or exc
+        tries = self._tries[found.key]
+        self._trying = None
+        if exc.retryable and tries < TRIES and rest <= _REST_SECONDS:
+            self._chain = None
+            self._trying = found.key
+            return max(rest, _PAUSE_SECONDS * 2.0 ** (tries - 1) * random.uniform(0.75, 1.25))  # noqa: S311
+        self._spent.add(found.key)
+        return 0.0
 
     async def until_leased(self, stack: AsyncExitStack) -> AsyncGenerator[QueuedEvent, None]:
         """Take a lease on the engine that answers, and leave it to ``stack``; say how long it takes.
@@ -110,13 +230,11 @@ class Waiting:
                 return
 
     async def _try(self, stack: AsyncExitStack) -> None:
-        """Find who answers, and take a lease there."""
+        """Find who answers, and take a lease there; a cloud needs none."""
         for _ in range(3):
-            if self._found is None:
-                self._found = await database.in_database(
-                    resolved, self._role, self._model, time.perf_counter()
-                )
-            found = self._found
+            found = self._found = await self._next()
+            if not found.route.backend:
+                return
             lease = request_lease(
                 found.route.backend,
                 self.request_id,
@@ -126,14 +244,65 @@ class Waiting:
             try:
                 await stack.enter_async_context(lease)
             except BackendMoved:
-                self._twice, self._found = found.token, None
+                self._twice, self._chain = found.token, None
             except BackendNotRunning:
-                self._found = None
+                self._chain = None
                 raise
             else:
                 return
         msg = "The engines change too often just now. Try again."
         raise BackendHeld(msg, retry_after=1)
+
+    async def _next(self) -> Resolved:
+        """Return who is asked next.
+
+        Raises:
+            NoRoute: nobody can be asked now; perhaps there is something to wait for.
+            MhError: everybody was asked; this is the first failure.
+        """
+        chain = self._chain
+        if chain is None:
+            chain = await database.in_database(
+                resolved, self._actor, self._role, self._model, time.perf_counter()
+            )
+        found, closed_for = self._candidate(chain)
+        if found is None and chain.found and chain.refusal is None:
+            # Those that are off have not been looked at: some of them may be worth a wait.
+            chain = await database.in_database(
+                selectors.resolved_chain,
+                role=self._role,
+                model=self._model,
+                user=self._actor.user,
+                explained=True,
+            )
+            found, closed_for = self._candidate(chain)
+        # What is waited for is looked for again.
+        self._chain = chain if found is not None else None
+        if found is None:
+            raise self._nobody(chain, closed_for)
+        return found
+
+    def _candidate(self, chain: ResolvedChain) -> tuple[Resolved | None, float]:
+        """Return who is asked next, or None and in how many seconds somebody can be asked again."""
+        rests: list[float] = []
+        for found in chain.found:
+            if found.key in self._spent:
+                continue
+            rest = breaker().open_for(found.key, time.monotonic())
+            if not rest or found.key == self._trying:
+                self._trying = found.key
+                return found, 0.0
+            rests.append(rest)
+        return None, min(rests, default=0.0)
+
+    def _nobody(self, chain: ResolvedChain, closed_for: float) -> MhError:
+        if chain.refusal is not None and (chain.refusal.wait or not chain.found):
+            return chain.refusal
+        if self._failure is not None:
+            return self._failure
+        seconds = max(1, math.ceil(closed_for))
+        msg = f"What answers this has failed several times in a row, and is given a rest. Try again in {seconds} s."
+        return Unavailable(msg, code="circuit_open", retry_after=seconds)
 
     def _worth(self, exc: BackendNotRunning | NoRoute) -> Wait:
         """Return what is waited for; raise ``exc`` where waiting does not help."""
@@ -186,3 +355,27 @@ def _queued(place: Place, wait: Wait) -> QueuedEvent:
         eta_seconds=wait.eta_seconds,
         reason=wait.reason,
     )
+
+
+async def _nothing() -> AsyncIterator[Any]:
+    return
+    yield
+
+
+@asynccontextmanager
+async def _in_all(seconds: float) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as exc:
+        msg = (
+            f"The answer was not complete after {seconds:g} s, the longest an answer may take here."
+        )
+        raise UpstreamTimedOut(msg, code="answer_timed_out") from exc
+
+
+def _may_be_somebody_elses(exc: MhError) -> bool:
+    """Say whether somebody else may answer what was refused with ``exc``: it is not the request's fault."""
+    if exc.code == "model_not_found":
+        return True
+    return isinstance(exc, UpstreamFailed | Unavailable | UpstreamTimedOut | TooMany)

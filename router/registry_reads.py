@@ -30,6 +30,8 @@ from router.providers.registry import provider
 from router.resolution import ROLE_PREFIX, ContextPolicy, Entry, Registry, WhenOff
 from router.schemas import SHIPPED_ROLES, ChatOptions
 
+#: Where what names a local provider is answered elsewhere.
+SERVER_MODE: Final = "server"
 #: What is read of an entry, beside its id.
 _FIELDS: Final = ("provider", "model", "options", "when_off", "capabilities", "description")
 

@@ -152,6 +152,8 @@ class Chain:
     routes: tuple[Route, ...] = ()
     #: What to say, or to wait for, when none of ``routes`` has answered. Always there when there are none.
     refusal: NoRoute | None = None
+    #: Whether the first link of the chain answers: nothing that is off comes before.
+    is_direct: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +219,11 @@ _Link = Route | NoRoute
 def _chain(links: Sequence[_Link]) -> Chain:
     routes = tuple(link for link in links if isinstance(link, Route))
     refusals = [link for link in links if isinstance(link, NoRoute)]
-    return Chain(routes, refusals[0] if refusals else None)
+    return Chain(routes, refusals[0] if refusals else None, _is_direct(links))
+
+
+def _is_direct(links: Sequence[_Link]) -> bool:
+    return bool(links) and isinstance(links[0], Route)
 
 
 def _active(facts: _Facts) -> _Link:
@@ -257,7 +263,7 @@ def _by_role(role: str, facts: _Facts) -> Chain:
     routes = tuple(_for_role(link, role, registry) for link in links if isinstance(link, Route))
     reasons = [link for link in links if isinstance(link, NoRoute)]
     if not ids or not reasons:
-        return Chain(routes, reasons[0] if reasons else None)
+        return Chain(routes, reasons[0] if reasons else None, _is_direct(links))
     # The same reason of several links is said once.
     sentences = " ".join(dict.fromkeys(reason.message for reason in reasons))
     refusal = NoRoute(
@@ -266,7 +272,7 @@ def _by_role(role: str, facts: _Facts) -> Chain:
         retry_after=facts.engines.retry_after,
         wait=next((reason.wait for reason in reasons if reason.wait), None),
     )
-    return Chain(routes, refusal)
+    return Chain(routes, refusal, _is_direct(links))
 
 
 def _for_role(route: Route, role: str, registry: Registry) -> Route:

@@ -10,7 +10,6 @@ from accounts import database
 from accounts.actors import Actor
 from accounts.permissions import Permission
 from audit.access import require
-from router.errors import NoRoute
 from router.holding import Waiting, resolved
 from router.providers.openai_compatible import encode
 from router.schemas import ChatRequest
@@ -88,15 +87,12 @@ def _admitted(
 
 
 def _way(actor: Actor, role: str | None, model: str | None, begin: float) -> Waiting:
-    """Find who answers now; a request that is worth a wait goes on without."""
-    try:
-        found = resolved(role, model, begin)
-    except NoRoute as exc:
-        if exc.wait is None:
-            raise
-        found = None
+    """Find who can answer now; a request that is worth a wait goes on with nobody."""
+    chain = resolved(actor, role, model, begin)
+    if not chain.found and chain.refusal is not None and chain.refusal.wait is None:
+        raise chain.refusal
     request_id = _unique(actor.request_id)
-    return Waiting(actor=actor, role=role, model=model, found=found, request_id=request_id)
+    return Waiting(actor=actor, role=role, model=model, chain=chain, request_id=request_id)
 
 
 async def admit_known(actor: Actor, request: ChatRequest) -> Admitted[ChatRequest]:

@@ -2,14 +2,14 @@
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from typing import Any
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
+
+from django.conf import settings
 
 from accounts.actors import Actor
 from accounts.errors import MhError
 from router.events import ChatEvent, ChatResult, DoneEvent, ErrorEvent, StartEvent, Timings
-from router.providers.base import ChatCall, Finished, Provider
-from router.providers.registry import engine_provider
+from router.providers.base import ChatCall, Delta, Finished, Waits
 from router.schemas import ChatRequest
 from router.selectors import Resolved
 from router.services.admission import Admitted, admit_known
@@ -58,31 +58,37 @@ async def chat_admitted(admitted: Admitted[ChatRequest]) -> AsyncGenerator[ChatE
     actor, waiting = admitted.actor, admitted.waiting
     clock = _Clock(admitted.begin)
     started = False
+
+    def send(found: Resolved) -> AbstractAsyncContextManager[AsyncIterator[Delta]]:
+        clock.sent()
+        return found.provider.chat(found.target, _call(admitted.asked, found, waiting.request_id))
+
     try:
         async with AsyncExitStack() as stack:
-            async for queued in waiting.until_leased(stack):
+            async for queued in waiting.until_open(stack, send, settings.MH_FIRST_TOKEN_SECONDS):
                 yield queued
-            found = waiting.found
-            call = _call(admitted.asked, found, waiting.request_id)
-            sent = _sent(clock, engine_provider(found.engine), found, call)
-            deltas = await stack.enter_async_context(sent)
+            clock.piece()
             started = True
-            yield _start(found, actor)
-            async for delta in deltas:
-                if isinstance(delta, Finished):
-                    yield DoneEvent(
-                        type="done",
-                        finish_reason=delta.reason,
-                        usage=delta.usage,
-                        timings=clock.timings(),
-                    )
-                    return
-                clock.piece()
+            yield _start(waiting.found, actor)
+            delta: Delta | None = waiting.first
+            while not (delta is None or isinstance(delta, Finished | Waits)):
                 yield delta
+                delta = await anext(waiting.rest, None)
+            if isinstance(delta, Finished):
+                yield _done(delta, clock)
     except MhError as exc:
         if not started:
             raise
         yield ErrorEvent(type="error", error=exc.body(actor.request_id))
+
+
+def _done(finished: Finished, clock: _Clock) -> DoneEvent:
+    return DoneEvent(
+        type="done",
+        finish_reason=finished.reason,
+        usage=finished.usage,
+        timings=clock.timings(),
+    )
 
 
 async def chat_complete(*, actor: Actor, request: ChatRequest) -> ChatResult:
@@ -103,21 +109,12 @@ async def chat_admitted_complete(admitted: Admitted[ChatRequest]) -> ChatResult:
     return answer.result()
 
 
-@asynccontextmanager
-async def _sent(
-    clock: _Clock, provider: Provider, found: Resolved, call: ChatCall
-) -> AsyncIterator[AsyncIterator[Any]]:
-    clock.sent()
-    async with provider.chat(found.target, call) as deltas:
-        yield deltas
-
-
 def _start(found: Resolved, actor: Actor) -> StartEvent:
     return StartEvent(
         type="start",
         model=found.route.model,
         provider=found.route.provider,
-        backend=found.route.backend,
+        backend=found.route.backend or None,
         request_id=actor.request_id,
     )
 

@@ -1,15 +1,16 @@
 """OpenAI's API, passed on with as little change as can be."""
 
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+
+from django.conf import settings
 
 from accounts import database
 from accounts.actors import Actor
 from accounts.permissions import Permission
 from audit.access import require
 from router import selectors
-from router.providers.registry import engine_provider
-from router.selectors import ModelCard
+from router.selectors import ModelCard, Resolved
 from router.services.admission import Admitted, OpenAICall
 
 
@@ -22,15 +23,17 @@ async def relay(admitted: Admitted[OpenAICall]) -> AsyncGenerator[bytes, None]:
         MhError: at any time. Before the first frame nothing has been generated.
     """
     call, waiting = admitted.asked, admitted.waiting
-    async with AsyncExitStack() as stack:
-        async for _ in waiting.until_leased(stack):
-            pass  # a comment every few seconds says that it waits
-        found = waiting.found
-        body = call.for_route(found)
-        relayed = engine_provider(found.engine).relay(
-            found.target, call.path, body, waiting.request_id
+
+    def send(found: Resolved) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        return found.provider.relay(
+            found.target, call.path, call.for_route(found), waiting.request_id
         )
-        async for frame in await stack.enter_async_context(relayed):
+
+    async with AsyncExitStack() as stack:
+        async for _ in waiting.until_open(stack, send, settings.MH_FIRST_TOKEN_SECONDS):
+            pass  # a comment every few seconds says that it waits
+        yield waiting.first
+        async for frame in waiting.rest:
             yield frame
 
 
@@ -41,13 +44,21 @@ async def relay_complete(admitted: Admitted[OpenAICall]) -> bytes:
         MhError: it could not be answered.
     """
     call, waiting = admitted.asked, admitted.waiting
+
+    @asynccontextmanager
+    async def send(found: Resolved) -> AsyncIterator[AsyncIterator[bytes]]:
+        async def answer() -> AsyncIterator[bytes]:
+            yield await found.provider.ask(
+                found.target, call.path, call.for_route(found), waiting.request_id
+            )
+
+        yield answer()
+
     async with AsyncExitStack() as stack:
-        async for _ in waiting.until_leased(stack):
+        async for _ in waiting.until_open(stack, send, settings.MH_ANSWER_SECONDS):
             pass
-        found = waiting.found
-        return await engine_provider(found.engine).ask(
-            found.target, call.path, call.for_route(found), waiting.request_id
-        )
+        answer: bytes = waiting.first
+        return answer
 
 
 async def models_list(*, actor: Actor) -> list[ModelCard]:

@@ -272,7 +272,7 @@ def test_bad_requests_are_told_what_is_wrong(site: Site, path: str) -> None:
         ({"json": {}}, 400, "missing_field"),
         ({"json": ask(path, model="gpt-9")}, 404, "model_not_found"),
         ({"json": ask(path, model="role:chef")}, 404, "role_not_found"),
-        ({"json": ask(path, model="elsewhere")}, 503, "no_route"),
+        ({"json": ask(path, model="elsewhere")}, 503, "needs_credentials"),
     ]
     for request, status, code in cases:
         response = post(site, path, **request)

@@ -80,7 +80,7 @@ async def test_a_chat_is_cancelled_before_its_first_token(
 ) -> None:
     site.engine.behave("silent")
     await chat(socket, "a")
-    await receive(socket)
+    await asyncio.to_thread(site.engine.await_running, 1)
     before = (await asyncio.to_thread(site.engine.state))["aborted"]
     await send(socket, type="cancel", id="a")
     await asyncio.to_thread(site.engine.await_abort, before)

@@ -151,11 +151,11 @@ def the_next_operation_works(site: WholeSite, *, serving: bool) -> None:
     """Ask for what also prepares the next case; a chat is answered by whatever then serves."""
     now = site.serving()
     if now is None:
-        done(site.ask("start", "left", wait=30))
+        done(site.ask("start", "left", wait=60))
     elif serving:
-        done(site.ask("switch", killing.other(now), wait=30))
+        done(site.ask("switch", killing.other(now), wait=60))
     else:
-        done(site.ask("stop", now, wait=30))
+        done(site.ask("stop", now, wait=60))
     if site.serving():
         answer = site.chat()
         assert answer.status_code == 200, answer.text

@@ -24,7 +24,9 @@ def test_what_the_table_says_is_shown_is_a_test_that_runs() -> None:
     for tests in table.tests_by_fault().values():
         for file, name in tests:
             assert name.startswith("test_")
-            assert re.search(rf"^def {name}\(", (table.FOLDER / file).read_text(), re.MULTILINE)
+            assert re.search(
+                rf"^(?:async )?def {name}\(", (table.FOLDER / file).read_text(), re.MULTILINE
+            )
 
 
 def test_a_mark_is_found_whatever_stands_around_it() -> None:

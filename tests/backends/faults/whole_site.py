@@ -103,7 +103,7 @@ class WholeSite:
                 stderr=subprocess.STDOUT,
             )
         self.url = ""
-        self.client = httpx.Client(timeout=30, trust_env=False)
+        self.client = httpx.Client(timeout=90, trust_env=False)
 
     def up(self) -> None:
         """Wait until it answers, and sign in."""
