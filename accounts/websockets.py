@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
+from channels.consumer import get_handler_name
 from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from django.conf import settings
@@ -93,6 +94,17 @@ class SocketConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]  # chann
         """The socket is gone, after ``opened`` was called: leave groups, stop tasks."""
 
     # What Channels calls.
+
+    async def dispatch(self, message: dict[str, Any]) -> None:
+        """Do what Channels' own does, without a thread for each frame to look after connections.
+
+        Whatever uses the database here goes through ``database_sync_to_async``, which looks after them.
+        """
+        handler = getattr(self, get_handler_name(message), None)
+        if handler is None:
+            msg = f"No handler for message type {message['type']}"
+            raise ValueError(msg)
+        await handler(message)
 
     async def connect(self) -> None:
         """Accept, and find out who it is."""
