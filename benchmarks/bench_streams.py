@@ -33,6 +33,8 @@ from benchmarks.site import Site, running
 #: Seconds between two tokens of one chat.
 DELAY: Final = 0.1
 DELAY_TARGET_MS: Final = 100.0
+#: An engine's batch gets its tokens in one moment; the chats are in so many, one after the other.
+BATCHES: Final = 10
 #: Growth of the web process's memory, in MiB per minute, that is still flat: below what can be told apart.
 SLOPE_TARGET: Final = 1.0
 SAMPLE_SECONDS: Final = 2.0
@@ -49,6 +51,7 @@ class Seen:
     wrong: list[str] = field(default_factory=list)
     #: Seconds from the engine's write to the client's read, of every token.
     delays: "array[float]" = field(default_factory=lambda: array("f"))
+    chats: list[Any] = field(default_factory=list)
     running: int = 0
     done: int = 0
     steady: bool = False
@@ -58,7 +61,8 @@ class Chat(SocketClient):
     """One socket with one chat, whose frames are read one by one."""
 
     def __init__(self, host: str, token: str, length: int, seen: Seen) -> None:
-        super().__init__(host, token, f"stamp delay={DELAY}")
+        super().__init__(host, token, f"stamp delay={DELAY} batch={len(seen.chats) % BATCHES}")
+        seen.chats.append(self)
         self._length = length
         self._seen = seen
         self._expected = 1

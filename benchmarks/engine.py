@@ -86,8 +86,9 @@ def whole(length: int) -> bytes:
 class Steps:
     """The streams that run at one pace."""
 
-    def __init__(self, delay: float) -> None:
+    def __init__(self, delay: float, offset: float) -> None:
         self.delay = delay
+        self._offset = offset
         self.streams: set[Connection] = set()
         self._loop = asyncio.get_running_loop()
         self._running = False
@@ -97,7 +98,9 @@ class Steps:
         self.streams.add(stream)
         if not self._running:
             self._running = True
-            self._next = self._loop.time()
+            # Steps of all batches are on one clock.
+            now = self._loop.time()
+            self._next = now - now % self.delay + self._offset if self.delay else now
             self._wait()
 
     def _wait(self) -> None:
@@ -119,15 +122,17 @@ class Steps:
 class Engine:
     def __init__(self, delay: float) -> None:
         self._delay = delay
-        self._steps: dict[float, Steps] = {}
+        self._steps: dict[tuple[float, int], Steps] = {}
         self.started = self.aborted = 0
 
     def steps(self, prompt: str) -> Steps:
         found = re.search(r"delay=([\d.]+)", prompt)
         delay = float(found[1]) if found else self._delay
-        if delay not in self._steps:
-            self._steps[delay] = Steps(delay)
-        return self._steps[delay]
+        found = re.search(r"batch=(\d+)", prompt)
+        batch = int(found[1]) if found else 0
+        if (delay, batch) not in self._steps:
+            self._steps[delay, batch] = Steps(delay, delay * batch / 10)
+        return self._steps[delay, batch]
 
 
 class Connection(asyncio.Protocol):
