@@ -41,7 +41,7 @@ class Taken:
         return quantiles(self.first_token_seconds, n=100, method="inclusive")[percent - 1] * 1e3
 
 
-class BadAnswer(SystemExit):
+class BadAnswerError(Exception):
     """What came is not what should; nothing that follows would mean anything."""
 
 
@@ -63,7 +63,7 @@ class Client(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self._done.done():
-            self._done.set_exception(BadAnswer(f"the connection broke: {exc}"))
+            self._done.set_exception(BadAnswerError(f"the connection broke: {exc}"))
 
     def data_received(self, data: bytes) -> None:
         # What a cut may have left of a token or of the end is looked at again.
@@ -98,7 +98,7 @@ class Client(asyncio.Protocol):
 
     def _fail(self, buffer: bytes) -> None:
         if not self._done.done():
-            self._done.set_exception(BadAnswer(f"refused: {buffer[:600]!r}"))
+            self._done.set_exception(BadAnswerError(f"refused: {buffer[:600]!r}"))
 
     async def take(self) -> float:
         """Take one stream; return the seconds to its first token."""
@@ -109,7 +109,7 @@ class Client(asyncio.Protocol):
         async with asyncio.timeout(PATIENCE):
             await self._done
         if self._count != TOKENS:
-            raise BadAnswer(f"{self._count} tokens came, not {TOKENS}")
+            raise BadAnswerError(f"{self._count} tokens came, not {TOKENS}")
         return self._first - self._sent
 
     async def open(self) -> None:
@@ -259,9 +259,12 @@ async def flow(
 
     spread = delay * TOKENS / at_once
     begin = time.perf_counter()
-    async with asyncio.TaskGroup() as group:
-        for number, client in enumerate(clients):
-            group.create_task(run(client, number * spread))
+    try:
+        async with asyncio.TaskGroup() as group:
+            for number, client in enumerate(clients):
+                group.create_task(run(client, number * spread))
+    except* BadAnswerError as failed:
+        raise SystemExit(f"{url}: {failed.exceptions[0]}") from None
     taken.seconds = time.perf_counter() - begin
     for client in clients:
         client.close()
