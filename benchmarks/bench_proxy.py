@@ -154,8 +154,17 @@ def per_token(cpu: float, taken: Taken) -> float:
     return round(cpu / taken.tokens * 1e6, 1)
 
 
-def run(names: Sequence[str], requests: int | None, at_once: Sequence[int] = ()) -> dict[str, Any]:
-    """Measure the proxies of these names, one after the other; say why one is left out."""
+def run(
+    names: Sequence[str],
+    requests: int | None,
+    at_once: Sequence[int] = (),
+    *,
+    keep: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Measure the proxies of these names, one after the other; say why one is left out.
+
+    ``keep`` gets what was found so far, after each: a run that is interrupted is not lost.
+    """
     found: dict[str, Any] = {}
     for name in names:
         print(f"{name}… (load {machine.load()})", flush=True)
@@ -168,6 +177,7 @@ def run(names: Sequence[str], requests: int | None, at_once: Sequence[int] = ())
         except NotHereError as exc:
             print(f"  left out: {exc}", flush=True)
             found[name] = {"left_out": str(exc)}
+        keep(found)
     return found
 
 
@@ -313,18 +323,21 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     asked = arguments()
     begin = machine.load()
-    found = run(asked.only or list(PROXIES), asked.requests, asked.at_once)
-    add_ratios(found)
+
+    def keep(found: dict[str, Any]) -> None:
+        add_ratios(found)
+        machine.save(
+            "proxy",
+            {
+                "machine": {**machine.facts(), "load": [begin, machine.load()]},
+                "tokens_per_stream": TOKENS,
+                "targets": judged(found),
+                "proxies": found,
+            },
+        )
+
+    found = run(asked.only or list(PROXIES), asked.requests, asked.at_once, keep=keep)
     verdicts = judged(found)
-    machine.save(
-        "proxy",
-        {
-            "machine": {**machine.facts(), "load": [begin, machine.load()]},
-            "tokens_per_stream": TOKENS,
-            "targets": verdicts,
-            "proxies": found,
-        },
-    )
     print(table([HEADING, *lines(found)]))
     if verdicts:
         words = {True: "met", False: "MISSED"}

@@ -35,9 +35,8 @@ def _cpu_model() -> str:
 
 
 def save(name: str, result: dict[str, Any]) -> None:
-    """Write a benchmark's result, and say where."""
+    """Write a benchmark's result."""
     path = result_path(name)
     path.parent.mkdir(exist_ok=True)
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     path.write_text(json.dumps({"at": at, **result}, indent=2, ensure_ascii=False) + "\n")
-    print(f"written to {path}")
