@@ -4,7 +4,8 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from router.schemas import ChatRequest, OpenAIChat, OpenAICompletion
+from router.responses_translation import OpenAIResponse
+from router.schemas import ChatRequest, OpenAIChat, OpenAICompletion, OpenAIEmbedding
 
 _ERROR: Final = {
     "type": "object",
@@ -70,7 +71,7 @@ def complete(result: dict[str, Any], generator: Any, **_: Any) -> dict[str, Any]
     schemas = result.setdefault("components", {}).setdefault("schemas", {})
     schemas["Error"] = _ERROR
     schemas["ChatAnswer"] = _CHAT_ANSWER
-    for model in (ChatRequest, OpenAIChat, OpenAICompletion):
+    for model in (ChatRequest, OpenAIChat, OpenAICompletion, OpenAIEmbedding, OpenAIResponse):
         _add_model(schemas, model)
     for path, method, operation in _plain_views():
         result["paths"].setdefault(path, {})[method] = operation
@@ -160,6 +161,22 @@ def _plain_views() -> list[tuple[str, str, dict[str, Any]]]:
             "post",
             _operation(
                 "v1_completions", "As OpenAI's.", "OpenAICompletion",
+                {"application/json": {"schema": _OPENAI}, **stream},
+            ),
+        ),
+        (
+            "/v1/embeddings",
+            "post",
+            _operation(
+                "v1_embeddings", "As OpenAI's.", "OpenAIEmbedding",
+                {"application/json": {"schema": _OPENAI}},
+            ),
+        ),
+        (
+            "/v1/responses",
+            "post",
+            _operation(
+                "v1_responses", "As OpenAI's, and nothing is kept between requests.", "OpenAIResponse",
                 {"application/json": {"schema": _OPENAI}, **stream},
             ),
         ),

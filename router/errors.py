@@ -9,9 +9,12 @@ MhError
 ├── Conflict       ── DuplicateChat       409
 ├── Unavailable    ── NoRoute             503
 │                  └─ EngineUnreachable   503
-├── UpstreamFailed ── EngineStopped       502
-│                  └─ UpstreamGarbled     502
-└── UpstreamTimedOut                      504
+├── UpstreamFailed ┬─ EngineStopped       502
+│                  ├─ UpstreamGarbled     502
+│                  ├─ FormatNotFollowed   502
+│                  ├─ ProviderRefused     502
+│                  └─ JobFailed           502
+└── UpstreamTimedOut ─ JobTimedOut        504
 """
 
 from typing import Any
@@ -24,6 +27,7 @@ from accounts.errors import (
     NotFound,
     Unavailable,
     UpstreamFailed,
+    UpstreamTimedOut,
 )
 from backends.selectors import Wait
 
@@ -42,6 +46,11 @@ class ContextTooLong(InvalidRequest):
     """The prompt does not fit into the model's context."""
 
     code = "context_length_exceeded"
+
+    def __init__(self, message: str, *, count: int = 0, limit: int = 0, **details: Any) -> None:
+        super().__init__(message, **details)
+        #: Tokens of the prompt, and tokens the model takes in all; 0 where the engine did not say.
+        self.count, self.limit = count, limit
 
 
 class NotSupported(InvalidRequest):
@@ -95,3 +104,41 @@ class UpstreamGarbled(UpstreamFailed):
     """The engine sent something that is not what its protocol says."""
 
     code = "upstream_garbled"
+
+
+class ProviderRefused(UpstreamFailed):
+    """The provider will not serve this account until its owner does something: key, credits, a paused endpoint."""
+
+    code, retryable = "upstream_refused_key", False
+
+
+class JobFailed(UpstreamFailed):
+    """A job was given to the provider and brought no answer. Sent again, it would run, and cost, twice."""
+
+    code, retryable = "job_failed", False
+
+
+class JobTimedOut(UpstreamTimedOut):
+    """A job did not end in its time; it is cancelled. Sent again, it would run, and cost, twice."""
+
+    code, retryable = "job_timed_out", False
+
+
+class FormatNotFollowed(UpstreamFailed):
+    """The model's answer is not in the format that was asked for, also when it was asked again."""
+
+    code = "format_not_followed"
+
+
+def too_long(count: int, limit: int, *, at_least: bool = False) -> ContextTooLong:
+    """Return the error for a prompt of ``count`` tokens where a model takes ``limit``; 0 is unknown.
+
+    ``at_least``: an engine has stopped counting there (vLLM counts one token more than it takes).
+    """
+    number = f"at least {count}" if at_least else str(count)
+    size = f"has {number} tokens" if count else "is too long"
+    room = f"the model takes {limit} in all" if limit else "for the model"
+    joined = f"{size}; {room}" if count or limit else f"{size} {room}"
+    text = f"The prompt {joined}. Shorten the messages."
+    known = 0 if at_least else count
+    return ContextTooLong(text, count=known, limit=limit, param="messages")

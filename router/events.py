@@ -36,6 +36,8 @@ class StartEvent(TypedDict):
     #: None where a cloud answers.
     backend: str | None
     request_id: str
+    #: How many of the oldest messages were left out, where the role's context policy is ``trim``.
+    trimmed: NotRequired[int]
 
 
 class QueuedEvent(TypedDict):
@@ -47,11 +49,22 @@ class QueuedEvent(TypedDict):
     reason: str
 
 
+class TokenLogprob(TypedDict):
+    """How likely a token was, and others in its place; as in OpenAI's API."""
+
+    token: str
+    logprob: float
+    bytes: NotRequired[list[int] | None]
+    top_logprobs: NotRequired[list["TokenLogprob"]]
+
+
 class TokenEvent(TypedDict):
     """A piece of the answer."""
 
     type: Literal["token"]
     content: str
+    #: Of the tokens in this piece, where they were asked for and the engine says them.
+    logprobs: NotRequired[list[TokenLogprob]]
 
 
 class ReasoningEvent(TypedDict):
@@ -119,3 +132,5 @@ class ChatResult(TypedDict):
     usage: Usage | None
     timings: Timings
     request_id: str
+    logprobs: NotRequired[list[TokenLogprob]]
+    trimmed: NotRequired[int]

@@ -189,7 +189,9 @@ class Waiting:
         self._failure = self._failure or exc
         tries = self._tries[found.key]
         self._trying = None
-        if exc.retryable and tries < TRIES and rest <= _REST_SECONDS:
+        # What has taken its time takes it again.
+        soon = exc.retryable and not isinstance(exc, UpstreamTimedOut)
+        if soon and tries < TRIES and rest <= _REST_SECONDS:
             self._chain = None
             self._trying = found.key
             return max(rest, _PAUSE_SECONDS * 2.0 ** (tries - 1) * random.uniform(0.75, 1.25))  # noqa: S311

@@ -26,6 +26,13 @@ MESSAGES_MAX = 4096
 Name = Annotated[str, Field(min_length=1, max_length=512)]
 EntryId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=128)]
 RoleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$", max_length=64)]
+#: Go's notation of a time: ``5m``, ``1h30m``; below zero is for ever. A number is seconds.
+Duration = Annotated[
+    str,
+    Field(
+        pattern=r"^-?(?:[0-9]{1,10}|(?:[0-9]{1,10}(?:\.[0-9]{1,9})?(?:ms|s|m|h))+)$", max_length=40
+    ),
+]
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 
 
@@ -37,6 +44,16 @@ class Strict(BaseModel):
 
 def _either(camel: str, snake: str) -> AliasChoices:
     return AliasChoices(camel, snake)
+
+
+#: Options that make an engine load its model again, or drop it. Entries and roles set them, for everybody;
+#: in a request they are read over, so that clients who disagree cannot have it loaded again and again.
+PINNED = ("num_ctx", "keep_alive")
+
+
+def unpinned(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``options`` without those a request cannot set."""
+    return {name: value for name, value in options.items() if name not in PINNED}
 
 
 class ChatOptions(Strict):
@@ -60,10 +77,29 @@ class ChatOptions(Strict):
     repetition_penalty: float | None = Field(
         None, gt=0, le=10, validation_alias=_either("repetitionPenalty", "repetition_penalty")
     )
+    #: Whether, or how much, a model that can thinks before it answers. Unset is the model's own way.
+    think: bool | Literal["low", "medium", "high", "max"] | None = Field(
+        None, validation_alias=AliasChoices("think", "reasoningEffort", "reasoning_effort")
+    )
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(
+        None, ge=0, le=20, validation_alias=_either("topLogprobs", "top_logprobs")
+    )
+    #: Ollama's length of the context, in tokens, and how long the model stays in memory.
+    num_ctx: int | None = Field(
+        None, ge=256, le=100_000_000, validation_alias=_either("numCtx", "num_ctx")
+    )
+    keep_alive: Duration | Annotated[int, Field(ge=-(10**9), le=10**9)] | None = Field(
+        None, validation_alias=_either("keepAlive", "keep_alive")
+    )
 
     def given(self) -> dict[str, Any]:
         """Return what is set, under the names of OpenAI's API."""
         return self.model_dump(exclude_none=True)
+
+    def asked(self) -> dict[str, Any]:
+        """Return what a request sets, but for ``PINNED``."""
+        return unpinned(self.given())
 
 
 class TextPart(Strict):
@@ -177,6 +213,15 @@ class OpenAICompletion(OpenAISampling):
     """``POST /v1/completions``."""
 
     prompt: str | list[str] | list[int] | list[list[int]]
+
+
+class OpenAIEmbedding(Lenient):
+    """``POST /v1/embeddings``."""
+
+    model: Name | None = None
+    input: str | list[str] | list[int] | list[list[int]]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = Field(None, ge=1, le=1_000_000)
 
 
 class EntryFile(Strict):

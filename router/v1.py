@@ -1,11 +1,12 @@
-"""OpenAI's API: ``/v1/models``, ``/v1/chat/completions``, ``/v1/completions``.
+"""OpenAI's API: ``/v1/models``, ``/v1/chat/completions``, ``/v1/completions``, ``/v1/embeddings``, ``/v1/responses``.
 
-Requests are passed on with as little change as can be, and answers unchanged. Once a stream has begun
+Requests are passed on with as little change as can be, and answers unchanged; responses are translated to chats. Once a stream has begun
 an error is a frame ``data: {"error": {…}}``, and no ``[DONE]`` follows.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
@@ -15,8 +16,17 @@ from accounts.errors import MhError, NotFound
 from accounts.requests import actor_of, authenticate
 from router import services
 from router.http import json_body, methods
-from router.schemas import OpenAIChat, OpenAICompletion, OpenAISampling, parse
-from router.services import OpenAICall
+from router.providers.openai_compatible import EMBEDDINGS_PATH
+from router.responses_translation import OpenAIResponse, ResponseWriter, chat_fields
+from router.schemas import (
+    ChatRequest,
+    OpenAIChat,
+    OpenAICompletion,
+    OpenAIEmbedding,
+    OpenAISampling,
+    parse,
+)
+from router.services import Admitted, OpenAICall
 from router.streams import EventStream, Stream
 
 PATHS = (
@@ -24,6 +34,8 @@ PATHS = (
     "GET /v1/models/{id}",
     "POST /v1/chat/completions",
     "POST /v1/completions",
+    "POST /v1/embeddings",
+    "POST /v1/responses",
 )
 
 
@@ -59,6 +71,47 @@ async def chat_completions(request: HttpRequest) -> HttpResponseBase:
 async def completions(request: HttpRequest) -> HttpResponseBase:
     """Answer a completion of a plain prompt."""
     return await _completion(request, OpenAICompletion, "/v1/completions")
+
+
+@methods("POST")
+async def embeddings(request: HttpRequest) -> HttpResponseBase:
+    """Answer with a vector for each text."""
+
+    def read() -> OpenAICall:
+        raw, data = json_body(request)
+        parse(OpenAIEmbedding, data, always_400=True)
+        return OpenAICall(EMBEDDINGS_PATH, raw, data)
+
+    admitted = await services.admit(lambda came: actor_of(request, "v1", asked=came), read)
+    answer = await services.relay_complete(admitted)
+    return HttpResponse(answer, content_type="application/json")
+
+
+@methods("POST")
+async def responses(request: HttpRequest) -> HttpResponseBase:
+    """Answer a request of the Responses API, as a chat."""
+    asked: list[OpenAIResponse] = []
+
+    def read() -> ChatRequest:
+        asked.append(parse(OpenAIResponse, json_body(request)[1], always_400=True))
+        return parse(ChatRequest, chat_fields(asked[0]), always_400=True)
+
+    admitted = await services.admit(lambda came: actor_of(request, "v1", asked=came), read)
+    writer = ResponseWriter(asked[0], admitted.waiting.request_id)
+    if not admitted.asked.stream:
+        return JsonResponse(writer.whole(await services.chat_admitted_complete(admitted)))
+    stream = Stream(_response_frames(admitted, writer), on_error=writer.failed)
+    await stream.begin()
+    return EventStream(stream)
+
+
+async def _response_frames(
+    admitted: Admitted[ChatRequest], writer: ResponseWriter
+) -> AsyncGenerator[bytes, None]:
+    async with aclosing(services.chat_admitted(admitted)) as events:
+        async for event in events:
+            if frames := writer.feed(event):
+                yield b"".join(frames)
 
 
 async def unknown(request: HttpRequest, rest: str = "") -> HttpResponseBase:

@@ -29,6 +29,14 @@ def chat(
     temperature: Annotated[float | None, typer.Option(min=0, max=2)] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1)] = None,
     *,
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="json|FILE|SCHEMA",
+            help="Have the answer in JSON: any object, or as a JSON Schema says, in a file or here.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Chat with whatever answers a role or model, else with the active backend.
@@ -41,7 +49,7 @@ def chat(
 
     site_ready()
     asking = Asking(
-        {"role": role, "model": model},
+        {"role": role, "model": model, "format": _format(format_)},
         {"temperature": temperature, "max_tokens": max_tokens},
         Output(as_json=as_json),
     )
@@ -51,11 +59,30 @@ def chat(
         asking.once(sys.stdin.read() if prompt is None else prompt)
 
 
-class Asking:
-    """One use of the command: who is asked, with which options."""
+def _format(given: str | None) -> Any:
+    """Return what ``--format`` means for a chat."""
+    if given is None or given in {"json", "text"}:
+        return given
+    import json
+    from pathlib import Path
 
-    def __init__(self, whom: dict[str, Any], options: dict[str, Any], out: Output) -> None:
-        self._whom = {key: value for key, value in whom.items() if value is not None}
+    try:
+        text = given if given.lstrip().startswith("{") else Path(given).read_text(encoding="utf-8")
+        schema = json.loads(text)
+    except OSError as exc:
+        raise typer.BadParameter(f"{given}: {exc.strerror}", param_hint="--format") from exc
+    except ValueError as exc:
+        raise typer.BadParameter(f"no JSON: {exc}", param_hint="--format") from exc
+    if not isinstance(schema, dict):
+        raise typer.BadParameter("a JSON Schema is an object", param_hint="--format")
+    return schema
+
+
+class Asking:
+    """One use of the command: who is asked for which format, with which options."""
+
+    def __init__(self, asked: dict[str, Any], options: dict[str, Any], out: Output) -> None:
+        self._asked = {key: value for key, value in asked.items() if value is not None}
         self._options = {key: value for key, value in options.items() if value is not None}
         self._out = out
         self._messages: list[dict[str, str]] = []
@@ -84,7 +111,7 @@ class Asking:
     def _request(self) -> "ChatRequest":
         from router.schemas import ChatRequest, parse
 
-        data = {**self._whom, "messages": self._messages, "options": self._options}
+        data = {**self._asked, "messages": self._messages, "options": self._options}
         return parse(ChatRequest, data)
 
     async def _answer(self) -> str:

@@ -89,7 +89,8 @@ class ProviderSettings(BaseModel):
 class Capabilities:
     """What the protocol has. What a model has, its registry entry says."""
 
-    #: Paths of OpenAI's API whose requests and answers may pass through byte by byte.
+    #: Paths of OpenAI's API the adapter answers in OpenAI's own bytes; elsewhere they pass through. A
+    #: chat at any other is translated (``router.openai_translation``).
     openai_paths: frozenset[str] = frozenset()
     tools: bool = False
     images: bool = False
@@ -98,6 +99,9 @@ class Capabilities:
     schemas: bool = False
     #: ``count`` works.
     counts_tokens: bool = False
+    #: An engine may leave a model's reasoning in the text, and not say where it begins
+    #: (``router.reasoning``).
+    reasons_in_text: bool = False
 
 
 class Provider(ABC):
@@ -118,6 +122,11 @@ class Provider(ABC):
             InvalidProvider: something that is needed is not set.
         """
         raise NotImplementedError
+
+    def capabilities_of(self, target: Target) -> Capabilities:
+        """Return what works at ``target``: ``capabilities``, or less of it where its settings say so."""
+        del target
+        return self.capabilities
 
     async def check(self, target: Target) -> str:
         """Try the credentials without generating anything; return a sentence on what was found.
@@ -149,6 +158,13 @@ class Provider(ABC):
             MhError: from entering, the engine refused or is away; from iterating, it broke off. An
                 iterator that ends without ``Finished`` does not exist.
         """
+
+    def options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return our options, only what is set, by the names of the protocol's ``openai_paths``.
+
+        They are put into a request that passes through, beside what the client set.
+        """
+        return dict(options)
 
     def relay(
         self, target: Target, path: str, body: bytes, request_id: str

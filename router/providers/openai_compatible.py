@@ -5,26 +5,33 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Protocol
 
 from accounts.errors import MhError
 from backends.engines.base import Target
-from router.errors import UpstreamGarbled
-from router.providers.base import ChatCall, Delta, Provider
+from router.errors import NotSupported, UpstreamGarbled
+from router.providers.base import ChatCall, Delta, EmbeddingCall, Embeddings, Provider
 from router.providers.openai_errors import (
     REFUSAL_MAX,
     TRANSPORT_ERRORS,
+    has_no_embeddings,
     refusal_error,
     stream_error,
     transport_error,
 )
-from router.providers.openai_stream import ChatReader, Relay
+from router.providers.openai_options import openai_options
+from router.providers.openai_stream import ChatReader, Relay, usage_of
+from router.providers.retry_after import wait_asked
 from router.providers.sending import Answer, post
 
 CHAT_PATH = "/v1/chat/completions"
+EMBEDDINGS_PATH = "/v1/embeddings"
 #: What passes through byte by byte.
-OPENAI_PATHS = frozenset({CHAT_PATH, "/v1/completions"})
+OPENAI_PATHS = frozenset({CHAT_PATH, "/v1/completions", EMBEDDINGS_PATH})
+#: The list that holds the answer, by path.
+_LISTS = {EMBEDDINGS_PATH: "data"}
 _DRAIN_SECONDS = 0.25
 
 
@@ -35,6 +42,10 @@ class OpenAICompatible(Provider):
         """Return the address of ``path``, one of OpenAI's, which begin with ``/v1``."""
         return f"{target.endpoint}{path}"
 
+    def options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return our options by the names of the API."""
+        return openai_options(options)
+
     def headers(self, target: Target, request_id: str) -> dict[str, str]:
         """Return the headers of a request."""
         headers = {"Content-Type": "application/json", "X-Request-Id": request_id}
@@ -42,12 +53,23 @@ class OpenAICompatible(Provider):
             headers["Authorization"] = f"Bearer {target.api_key}"
         return headers
 
+    def payload(self, target: Target, call: ChatCall) -> dict[str, Any]:
+        """Return the body of a chat completion request, streamed and with usage."""
+        del target
+        return chat_payload(call)
+
+    def refused(self, status: int, body: bytes, headers: Mapping[str, str]) -> MhError:
+        """Return the error for an answer that is not 200; at most ``REFUSAL_MAX`` bytes of it are read."""
+        return refusal_error(status, body, retry_after=wait_asked(headers))
+
     @asynccontextmanager
     async def chat(self, target: Target, call: ChatCall) -> AsyncIterator[AsyncIterator[Delta]]:
         """Send a chat, streamed."""
-        body = encode(chat_payload(call))
+        asked = replace(call, options=self.options(call.options))
+        body = encode(self.payload(target, asked))
         async with self._send(target, CHAT_PATH, body, call.request_id) as response:
-            yield _deltas(response)
+            await streamed(response)
+            yield read_deltas(response, ChatReader())
 
     @asynccontextmanager
     async def relay(
@@ -55,33 +77,64 @@ class OpenAICompatible(Provider):
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """Send a streamed request; pass its frames on."""
         async with self._send(target, path, body, request_id) as response:
+            await streamed(response)
             yield _frames(response)
 
     async def ask(self, target: Target, path: str, body: bytes, request_id: str) -> bytes:
         """Send a request that is not streamed."""
+        return _checked(await self.post(target, path, body, request_id), path)
+
+    async def post(self, target: Target, path: str, body: bytes, request_id: str) -> bytes:
+        """Send a request; return the body of the answer, whatever it is. Raises as ``ask``."""
         async with self._send(target, path, body, request_id) as response:
             try:
-                pieces: list[bytes] = []
-                while piece := await response.read():
-                    pieces.append(piece)
-                answer = b"".join(pieces)
+                return await response.aread()
             except TRANSPORT_ERRORS as exc:
                 raise transport_error(exc, begun=True) from exc
-        return _checked(answer)
+
+    async def embed(self, target: Target, call: EmbeddingCall) -> Embeddings:
+        """Return a vector for each text."""
+        payload: dict[str, Any] = {
+            "model": call.model,
+            "input": list(call.texts),
+            "encoding_format": "float",
+        }
+        if call.dimensions is not None:
+            payload["dimensions"] = call.dimensions
+        answer = await self.ask(target, EMBEDDINGS_PATH, encode(payload), call.request_id)
+        return _embeddings(json.loads(answer))
 
     @asynccontextmanager
     async def _send(
         self, target: Target, path: str, body: bytes, request_id: str
     ) -> AsyncIterator[Answer]:
-        sending = post(self.url(target, path), body, self.headers(target, request_id))
-        async with contextlib.AsyncExitStack() as stack:
-            try:
-                answer = await stack.enter_async_context(sending)
-            except TRANSPORT_ERRORS as exc:
-                raise transport_error(exc, begun=False) from exc
-            if answer.status != HTTPStatus.OK:
-                raise await _refused(answer)
-            yield answer
+        headers = self.headers(target, request_id)
+        try:
+            response = await post(self.url(target, path), body, headers)
+        except TRANSPORT_ERRORS as exc:
+            raise transport_error(exc, begun=False) from exc
+        try:
+            if response.status_code != HTTPStatus.OK:
+                raise await self._refused(response, path)
+            yield response
+        finally:
+            await response.aclose()
+
+    async def _refused(self, response: Answer, path: str) -> MhError:
+        body = b""
+        try:
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > REFUSAL_MAX:
+                    break
+        except TRANSPORT_ERRORS as exc:
+            return transport_error(exc, begun=False)
+        if path == EMBEDDINGS_PATH and has_no_embeddings(response.status_code, body):
+            return NotSupported(
+                "The model that answers makes no embeddings. Name an embedding model.",
+                param="model",
+            )
+        return self.refused(response.status_code, body, response.headers)
 
 
 def chat_payload(call: ChatCall) -> dict[str, Any]:
@@ -98,11 +151,31 @@ def chat_payload(call: ChatCall) -> dict[str, Any]:
     if call.tool_choice is not None:
         payload["tool_choice"] = call.tool_choice
     if isinstance(call.format, Mapping):
-        schema = {"name": "answer", "schema": dict(call.format), "strict": True}
+        schema = {"name": "answer", "schema": dict(call.format), "strict": is_strict(call.format)}
         payload["response_format"] = {"type": "json_schema", "json_schema": schema}
     elif call.format == "json":
         payload["response_format"] = {"type": "json_object"}
     return payload
+
+
+def is_strict(schema: object) -> bool:
+    """Say whether OpenAI takes a schema as ``strict``: every object is closed, and needs all it has.
+
+    It refuses others so. Engines that constrain all schemas do not look at this.
+    Source: OpenAI's guide "Structured Outputs", "Supported schemas".
+    """
+    if isinstance(schema, list):
+        return all(is_strict(item) for item in schema)
+    if not isinstance(schema, Mapping):
+        return True
+    properties = schema.get("properties")
+    if schema.get("type") == "object" or isinstance(properties, Mapping):
+        names = set(properties) if isinstance(properties, Mapping) else set()
+        required = schema.get("required")
+        needed = set(required) if isinstance(required, list) else set()
+        if schema.get("additionalProperties") is not False or names != needed:
+            return False
+    return all(is_strict(item) for item in schema.values())
 
 
 def encode(payload: Mapping[str, Any]) -> bytes:
@@ -110,24 +183,46 @@ def encode(payload: Mapping[str, Any]) -> bytes:
     return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-async def _refused(answer: Answer) -> MhError:
-    body = b""
+class StreamReader(Protocol):
+    """Reads one protocol's stream from bytes cut anywhere."""
+
+    complete: bool
+
+    def feed(self, data: bytes) -> list[Delta]:
+        """Return the deltas in ``data``."""
+
+    def end(self) -> list[Delta]:
+        """Say that no more bytes come; return what that completes."""
+
+
+async def streamed(response: Answer) -> None:
+    """Return if ``response`` is a stream; some providers answer with an error as JSON, under HTTP 200.
+
+    Raises:
+        MhError: it is none.
+    """
+    if "json" not in response.headers.get("content-type", ""):
+        return
     try:
-        while len(body) <= REFUSAL_MAX and (piece := await answer.read()):
-            body += piece
+        _checked(await response.aread(), CHAT_PATH)
     except TRANSPORT_ERRORS as exc:
-        return transport_error(exc, begun=False)
-    return refusal_error(answer.status, body, retry_after=answer.headers.get("retry-after", ""))
+        raise transport_error(exc, begun=True) from exc
+    raise UpstreamGarbled("The engine did not stream its answer.")
 
 
-async def _deltas(answer: Answer) -> AsyncIterator[Delta]:
-    reader = ChatReader()
+async def read_deltas(response: Answer, reader: StreamReader) -> AsyncIterator[Delta]:
+    """Yield what ``reader`` finds in the body, to its end marker.
+
+    Raises:
+        MhError: it broke off, or carries an error.
+    """
+    chunks = response.aiter_raw()
     try:
-        while chunk := await answer.read():
+        async for chunk in chunks:
             for delta in reader.feed(chunk):
                 yield delta
             if reader.complete:
-                await _drain(answer)
+                await _drain(chunks)
                 return
     except TRANSPORT_ERRORS as exc:
         raise transport_error(exc, begun=True) from exc
@@ -135,16 +230,17 @@ async def _deltas(answer: Answer) -> AsyncIterator[Delta]:
         yield delta
 
 
-async def _frames(answer: Answer) -> AsyncIterator[bytes]:
+async def _frames(response: Answer) -> AsyncIterator[bytes]:
     relay = Relay()
+    chunks = response.aiter_raw()
     try:
-        while chunk := await answer.read():
+        async for chunk in chunks:
             if frames := relay.feed(chunk):
                 yield frames
             if relay.error:
                 raise relay.error
             if relay.complete:
-                await _drain(answer)
+                await _drain(chunks)
                 return
     except TRANSPORT_ERRORS as exc:
         raise transport_error(exc, begun=True) from exc
@@ -154,22 +250,36 @@ async def _frames(answer: Answer) -> AsyncIterator[bytes]:
         raise relay.error
 
 
-async def _drain(answer: Answer) -> None:
+async def _drain(chunks: AsyncIterator[bytes]) -> None:
     """Read the end of the body, so that the connection can be used again; not for long."""
     with contextlib.suppress(*TRANSPORT_ERRORS):
         async with asyncio.timeout(_DRAIN_SECONDS):
-            while await answer.read():
+            async for _ in chunks:
                 pass
 
 
-def _checked(answer: bytes) -> bytes:
+def _checked(answer: bytes, path: str) -> bytes:
     """Return ``answer`` if it is one; some providers send errors under HTTP 200."""
     try:
         data = json.loads(answer)
     except (ValueError, RecursionError) as exc:
-        raise UpstreamGarbled("The engine sent an answer that cannot be read.") from exc
+        raise _garbled() from exc
     if isinstance(data, dict) and data.get("error"):
         raise stream_error(data["error"])
-    if not isinstance(data, dict) or not isinstance(data.get("choices"), list):
-        raise UpstreamGarbled("The engine sent an answer that cannot be read.")
+    if not isinstance(data, dict) or not isinstance(data.get(_LISTS.get(path, "choices")), list):
+        raise _garbled()
     return answer
+
+
+def _embeddings(answer: Mapping[str, Any]) -> Embeddings:
+    """Return the vectors, in the order of the texts: each says which it belongs to."""
+    try:
+        rows = sorted(answer["data"], key=lambda row: int(row["index"]))
+        vectors = [[float(number) for number in row["embedding"]] for row in rows]
+    except (KeyError, TypeError, ValueError) as exc:
+        raise _garbled() from exc
+    return Embeddings(vectors, usage_of(dict(answer)))
+
+
+def _garbled() -> UpstreamGarbled:
+    return UpstreamGarbled("The engine sent an answer that cannot be read.")

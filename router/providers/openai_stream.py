@@ -7,12 +7,19 @@ Source: OpenAI's API reference, "Streaming", and vLLM 0.32 as observed.
 
 import json
 import re
-from typing import Any
+from typing import Any, cast
 
 from accounts.errors import MhError
 from router.errors import EngineStopped, UpstreamGarbled
-from router.events import ReasoningEvent, TokenEvent, ToolCallEvent, ToolCallPiece, Usage
-from router.providers.base import Delta, Finished
+from router.events import (
+    ReasoningEvent,
+    TokenEvent,
+    TokenLogprob,
+    ToolCallEvent,
+    ToolCallPiece,
+    Usage,
+)
+from router.providers.base import Delta, Finished, Waits
 from router.providers.openai_errors import stream_error
 from router.providers.sse import EVENT_MAX, EventTooLong, SseDecoder
 
@@ -103,7 +110,19 @@ class ChatReader:
         if isinstance(reason, str) and reason:
             self._reason = reason
         delta = choice.get("delta")
-        return deltas_of(delta) if isinstance(delta, dict) else []
+        deltas = deltas_of(delta) if isinstance(delta, dict) else []
+        if logprobs := logprobs_of(choice.get("logprobs")):
+            for found in deltas:
+                if not isinstance(found, (Finished, Waits)) and found["type"] == "token":
+                    found["logprobs"] = logprobs
+        return deltas
+
+
+def logprobs_of(logprobs: object) -> list[TokenLogprob]:
+    """Return the log probabilities of a choice, if it has them."""
+    content = logprobs.get("content") if isinstance(logprobs, dict) else None
+    entries = content if isinstance(content, list) else []
+    return [cast("TokenLogprob", entry) for entry in entries if isinstance(entry, dict)]
 
 
 def _around(data: str, delta: Delta) -> tuple[str, str] | None:

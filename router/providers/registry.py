@@ -15,7 +15,10 @@ _HERE: Final = "router.providers"
 #: Ours, known even where the project's own metadata is not installed.
 BUILT_IN: Final = (
     EntryPoint(name="vllm", value=f"{_HERE}.vllm:Vllm", group=GROUP),
+    EntryPoint(name="ollama", value=f"{_HERE}.ollama:Ollama", group=GROUP),
     EntryPoint(name="openai", value=f"{_HERE}.openai:OpenAI", group=GROUP),
+    EntryPoint(name="runpod", value=f"{_HERE}.runpod:RunPod", group=GROUP),
+    EntryPoint(name="huggingface", value=f"{_HERE}.huggingface:HuggingFace", group=GROUP),
 )
 #: Engines without a provider of their own speak OpenAI's API, as nearly all of them do.
 ENGINE_DEFAULT: Final = "vllm"

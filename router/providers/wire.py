@@ -10,7 +10,7 @@ import asyncio
 import time
 import weakref
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -84,6 +84,29 @@ class Exchange(asyncio.Protocol):
             self._is_paused = False
             self._transport.resume_reading()
         return data
+
+    # The same by httpx's names.
+
+    @property
+    def status_code(self) -> int:
+        """HTTP status."""
+        return self.status
+
+    async def aiter_raw(self) -> AsyncIterator[bytes]:
+        """Iterate over what comes of the body, as it comes; raises as ``read``."""
+        while data := await self.read():
+            yield data
+
+    #: Nothing is ever packed: we ask for that.
+    aiter_bytes = aiter_raw
+
+    async def aread(self) -> bytes:
+        """Return the body; raises as ``read``."""
+        return b"".join([data async for data in self.aiter_raw()])
+
+    async def aclose(self) -> None:
+        """Do what ``close`` does."""
+        self.close()
 
     async def _wait(self) -> None:
         waiter = self._waiter = self._loop.create_future()

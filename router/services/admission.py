@@ -4,16 +4,27 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from accounts import database
 from accounts.actors import Actor
 from accounts.permissions import Permission
 from audit.access import require
 from router.holding import Waiting, resolved
-from router.providers.openai_compatible import encode
-from router.schemas import ChatRequest
+from router.images import images_check
+from router.openai_translation import CHAT_PATH
+from router.providers.openai_compatible import EMBEDDINGS_PATH, encode
+from router.schemas import ChatRequest, unpinned
 from router.selectors import Resolved
+from router.structured import schema_check
+
+#: Options that only a chat has.
+_FOR_CHATS: Final = ("think", "logprobs", "top_logprobs")
+#: Other names clients have for an option.
+_SAME: Final[Mapping[str, tuple[str, ...]]] = {
+    "max_tokens": ("max_completion_tokens",),
+    "think": ("reasoning_effort", "chat_template_kwargs"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +38,26 @@ class OpenAICall:
 
     def for_route(self, found: Resolved) -> bytes:
         """Return the body for the engine: the client's own bytes where nothing has to change."""
+        fields = unpinned(self.fields)
         defaults = {
             name: value
-            for name, value in found.route.options.items()
-            if self.fields.get(name) is None
-            and not (name == "max_tokens" and self.fields.get("max_completion_tokens") is not None)
+            for name, value in found.provider.options(self._defaults(found.route.options)).items()
+            if fields.get(name) is None
         }
-        if not defaults and self.fields.get("model") == found.route.model:
+        same = len(fields) == len(self.fields) and fields.get("model") == found.route.model
+        if same and not defaults:
             return self.body
-        return encode({**self.fields, **defaults, "model": found.route.model})
+        return encode({**fields, **defaults, "model": found.route.model})
+
+    def _defaults(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options of the registry that have a place in this request, and no rival there."""
+        if self.path == EMBEDDINGS_PATH:
+            return {}
+        left_out = set(() if self.path == CHAT_PATH else _FOR_CHATS)
+        for ours, theirs in _SAME.items():
+            if any(self.fields.get(name) is not None for name in theirs):
+                left_out.add(ours)
+        return {name: value for name, value in options.items() if name not in left_out}
 
 
 _Asked = TypeVar("_Asked", ChatRequest, OpenAICall)
@@ -51,6 +73,23 @@ class Admitted(Generic[_Asked]):
     waiting: Waiting
     #: When it came (``time.perf_counter``).
     begin: float
+
+
+def asked_check(asked: ChatRequest | OpenAICall) -> None:
+    """Check what schemas cannot say: images, and the format an answer shall have.
+
+    Raises:
+        InvalidRequest, TooLarge: one of them is not acceptable.
+    """
+    if isinstance(asked, OpenAICall):
+        if asked.path == CHAT_PATH:
+            images_check(asked.fields["messages"])
+        return
+    images_check(
+        message.model_dump() if isinstance(message.content, list) else {}
+        for message in asked.messages
+    )
+    schema_check(asked.format)
 
 
 async def admit(who: Callable[[float], Actor], read: Callable[[], _Asked]) -> Admitted[_Asked]:
@@ -81,6 +120,7 @@ def _admitted(
     actor = who(begin)
     require(actor, Permission.CHAT, target_type="chat")
     asked = read()
+    asked_check(asked)
     if isinstance(asked, ChatRequest):
         return Admitted(actor, asked, _way(actor, asked.role, asked.model, begin), begin)
     return Admitted(actor, asked, _way(actor, None, asked.fields.get("model"), begin), begin)
@@ -107,6 +147,7 @@ async def admit_known(actor: Actor, request: ChatRequest) -> Admitted[ChatReques
 def _admitted_known(actor: Actor, request: ChatRequest, begin: float) -> Admitted[ChatRequest]:
     role, model = request.role, request.model
     require(actor, Permission.CHAT, target_type="model", target_id=role or model or "")
+    asked_check(request)
     return Admitted(actor, request, _way(actor, role, model, begin), begin)
 
 

@@ -1,5 +1,7 @@
 """Putting the events of a chat together, for those who want it when it is complete."""
 
+from typing import Final
+
 from accounts.errors import MhError
 from router.events import (
     ChatEvent,
@@ -7,9 +9,12 @@ from router.events import (
     DoneEvent,
     ErrorEvent,
     StartEvent,
+    TokenLogprob,
     ToolCall,
     ToolCallPiece,
 )
+
+_STATUSES: Final = {"unavailable_error": 503, "invalid_request_error": 400}
 
 
 class Answer:
@@ -17,6 +22,7 @@ class Answer:
 
     def __init__(self) -> None:
         self._text: dict[str, list[str]] = {"token": [], "reasoning": []}
+        self._logprobs: list[TokenLogprob] = []
         self._calls: dict[int, list[ToolCallPiece]] = {}
         self._start: StartEvent | None = None
         self._done: DoneEvent | None = None
@@ -26,8 +32,11 @@ class Answer:
         match event["type"]:
             case "start":
                 self._start = event
-            case "token" | "reasoning":
-                self._text[event["type"]].append(event["content"])
+            case "token":
+                self._text["token"].append(event["content"])
+                self._logprobs += event.get("logprobs", [])
+            case "reasoning":
+                self._text["reasoning"].append(event["content"])
             case "tool_call":
                 self._calls.setdefault(event["tool_call"]["index"], []).append(event["tool_call"])
             case "done":
@@ -40,7 +49,7 @@ class Answer:
         if self._start is None or self._done is None:
             msg = "a chat ended without done or error"
             raise RuntimeError(msg)
-        return ChatResult(
+        result = ChatResult(
             content="".join(self._text["token"]),
             reasoning="".join(self._text["reasoning"]),
             tool_calls=[_whole_call(pieces) for _, pieces in sorted(self._calls.items())],
@@ -52,6 +61,11 @@ class Answer:
             timings=self._done["timings"],
             request_id=self._start["request_id"],
         )
+        if self._logprobs:
+            result["logprobs"] = self._logprobs
+        if "trimmed" in self._start:
+            result["trimmed"] = self._start["trimmed"]
+        return result
 
 
 class _RelayedError(MhError):
@@ -61,7 +75,7 @@ class _RelayedError(MhError):
         error = event["error"]
         super().__init__(error["message"], code=error["code"], param=error["param"])
         self.type = error["type"]
-        self.status = 503 if error["type"] == "unavailable_error" else 502
+        self.status = _STATUSES.get(error["type"], 502)
 
 
 def _whole_call(pieces: list[ToolCallPiece]) -> ToolCall:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
+from typing import Any
 
 from django.conf import settings
 
@@ -10,10 +11,14 @@ from accounts.actors import Actor
 from accounts.errors import MhError
 from router.events import ChatEvent, ChatResult, DoneEvent, ErrorEvent, StartEvent, Timings
 from router.providers.base import ChatCall, Delta, Finished, Waits
-from router.schemas import ChatRequest
+from router.resolution import ContextPolicy
+from router.schemas import ChatRequest, Message
 from router.selectors import Resolved
 from router.services.admission import Admitted, admit_known
 from router.services.answers import Answer
+from router.services.formats import format_checked, format_followed
+from router.shaping import Shape, chat_shaped
+from router.structured import constrained
 
 
 class _Clock:
@@ -53,15 +58,26 @@ async def chat(*, actor: Actor, request: ChatRequest) -> AsyncGenerator[ChatEven
             yield event
 
 
-async def chat_admitted(admitted: Admitted[ChatRequest]) -> AsyncGenerator[ChatEvent, None]:
+def chat_admitted(admitted: Admitted[ChatRequest]) -> AsyncGenerator[ChatEvent, None]:
     """Do what ``chat`` does, for a request that ``admit`` let in."""
+    events, wanted = _answered(admitted), admitted.asked.format
+    if not constrained(wanted):
+        return events
+    return format_checked(events, wanted, admitted.actor.request_id)
+
+
+async def _answered(admitted: Admitted[ChatRequest]) -> AsyncGenerator[ChatEvent, None]:
     actor, waiting = admitted.actor, admitted.waiting
     clock = _Clock(admitted.begin)
     started = False
+    shape = Shape()
 
     def send(found: Resolved) -> AbstractAsyncContextManager[AsyncIterator[Delta]]:
+        nonlocal shape
         clock.sent()
-        return found.provider.chat(found.target, _call(admitted.asked, found, waiting.request_id))
+        shape = _shape(found)
+        call = _call(admitted.asked, found, waiting.request_id)
+        return chat_shaped(found.provider, found.target, call, shape)
 
     try:
         async with AsyncExitStack() as stack:
@@ -69,7 +85,7 @@ async def chat_admitted(admitted: Admitted[ChatRequest]) -> AsyncGenerator[ChatE
                 yield queued
             clock.piece()
             started = True
-            yield _start(waiting.found, actor)
+            yield _start(waiting.found, actor, shape)
             delta: Delta | None = waiting.first
             while not (delta is None or isinstance(delta, Finished | Waits)):
                 yield delta
@@ -102,28 +118,50 @@ async def chat_complete(*, actor: Actor, request: ChatRequest) -> ChatResult:
 
 async def chat_admitted_complete(admitted: Admitted[ChatRequest]) -> ChatResult:
     """Do what ``chat_complete`` does, for a request that ``admit`` let in."""
+    actor, asked = admitted.actor, admitted.asked
+    result = await _whole(_answered(admitted))
+    if not constrained(asked.format):
+        return result
+
+    async def again(more: list[dict[str, Any]]) -> ChatResult:
+        messages = [*asked.messages, *(Message.model_validate(message) for message in more)]
+        request = asked.model_copy(update={"messages": messages})
+        return await _whole(_answered(await admit_known(actor, request)))
+
+    return await format_followed(result, asked.format, again)
+
+
+async def _whole(answered: AsyncGenerator[ChatEvent, None]) -> ChatResult:
     answer = Answer()
-    async with aclosing(chat_admitted(admitted)) as events:
+    async with aclosing(answered) as events:
         async for event in events:
             answer.add(event)
     return answer.result()
 
 
-def _start(found: Resolved, actor: Actor) -> StartEvent:
-    return StartEvent(
+def _shape(found: Resolved) -> Shape:
+    route = found.route
+    return Shape(trims=route.context is ContextPolicy.TRIM, thinks="thinking" in route.capabilities)
+
+
+def _start(found: Resolved, actor: Actor, shape: Shape) -> StartEvent:
+    event = StartEvent(
         type="start",
         model=found.route.model,
         provider=found.route.provider,
         backend=found.route.backend or None,
         request_id=actor.request_id,
     )
+    if shape.trimmed:
+        event["trimmed"] = shape.trimmed
+    return event
 
 
 def _call(request: ChatRequest, found: Resolved, request_id: str) -> ChatCall:
     return ChatCall(
         model=found.route.model,
         messages=[message.given() for message in request.messages],
-        options={**found.route.options, **request.options.given()},
+        options={**found.route.options, **request.options.asked()},
         format=request.format,
         tools=request.tools,
         tool_choice=request.tool_choice,

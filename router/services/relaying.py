@@ -1,7 +1,7 @@
-"""OpenAI's API, passed on with as little change as can be."""
+"""OpenAI's API, passed on with as little change as can be; translated where the provider has another."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 
 from django.conf import settings
 
@@ -10,6 +10,10 @@ from accounts.actors import Actor
 from accounts.permissions import Permission
 from audit.access import require
 from router import selectors
+from router.embedding_translation import embedding_answer, embedding_call
+from router.openai_translation import CHAT_PATH, chat_call, translated, translated_whole
+from router.providers.base import ChatCall
+from router.providers.openai_compatible import EMBEDDINGS_PATH, encode
 from router.selectors import ModelCard, Resolved
 from router.services.admission import Admitted, OpenAICall
 
@@ -25,9 +29,10 @@ async def relay(admitted: Admitted[OpenAICall]) -> AsyncGenerator[bytes, None]:
     call, waiting = admitted.asked, admitted.waiting
 
     def send(found: Resolved) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        return found.provider.relay(
-            found.target, call.path, call.for_route(found), waiting.request_id
-        )
+        if _is_translated(found, call):
+            return _translated(found, call, waiting.request_id)
+        body = call.for_route(found)
+        return found.provider.relay(found.target, call.path, body, waiting.request_id)
 
     async with AsyncExitStack() as stack:
         async for _ in waiting.until_open(stack, send, settings.MH_FIRST_TOKEN_SECONDS):
@@ -48,9 +53,7 @@ async def relay_complete(admitted: Admitted[OpenAICall]) -> bytes:
     @asynccontextmanager
     async def send(found: Resolved) -> AsyncIterator[AsyncIterator[bytes]]:
         async def answer() -> AsyncIterator[bytes]:
-            yield await found.provider.ask(
-                found.target, call.path, call.for_route(found), waiting.request_id
-            )
+            yield await _answer(found, call, waiting.request_id)
 
         yield answer()
 
@@ -59,6 +62,43 @@ async def relay_complete(admitted: Admitted[OpenAICall]) -> bytes:
             pass
         answer: bytes = waiting.first
         return answer
+
+
+async def _answer(found: Resolved, call: OpenAICall, request_id: str) -> bytes:
+    provider = found.provider
+    if call.path in provider.capabilities_of(found.target).openai_paths:
+        return await provider.ask(found.target, call.path, call.for_route(found), request_id)
+    if _is_translated(found, call):
+        asked = _translation(call, found, request_id)
+        async with provider.chat(found.target, asked) as deltas:
+            return await translated_whole(deltas, asked)
+    if call.path == EMBEDDINGS_PATH:
+        wanted = embedding_call(call.fields, found.route.model, request_id)
+        embeddings = await provider.embed(found.target, wanted)
+        return encode(embedding_answer(embeddings, wanted, call.fields.get("encoding_format")))
+    raise provider.unsupported(call.path)
+
+
+@asynccontextmanager
+async def _translated(
+    found: Resolved, call: OpenAICall, request_id: str
+) -> AsyncIterator[AsyncIterator[bytes]]:
+    asked = _translation(call, found, request_id)
+    async with (
+        found.provider.chat(found.target, asked) as deltas,
+        aclosing(translated(deltas, asked, call.fields)) as frames,
+    ):
+        yield frames
+
+
+def _is_translated(found: Resolved, call: OpenAICall) -> bool:
+    paths = found.provider.capabilities_of(found.target).openai_paths
+    return call.path == CHAT_PATH and CHAT_PATH not in paths
+
+
+def _translation(call: OpenAICall, found: Resolved, request_id: str) -> ChatCall:
+    route = found.route
+    return chat_call(call.fields, model=route.model, options=route.options, request_id=request_id)
 
 
 async def models_list(*, actor: Actor) -> list[ModelCard]:

@@ -21,10 +21,18 @@ Behaviours (``--behaviour`` may be given several times). Of answers:
 ``silent-after=N``   after N tokens nothing more, the connection stays
 ``silent``           requests are accepted and never answered
 ``status=CODE``      every request is refused with this status
+``retry-after=S``    with this ``Retry-After``
 ``html``             every request is answered with a page of HTML under 502
 ``reasoning``        thinks before it answers (``delta.reasoning``)
 ``reasoning-old``    the same as older engines name it (``delta.reasoning_content``)
 ``tool``             answers with a tool call
+``think``            reasoning in the text, between tags, as without a reasoning parser
+``think-open``       the same without the opening tag, as where the template has opened it
+``format-ignored``   answers in words whatever ``response_format`` says; with ``=once`` only until it is told
+``embeds``           serves an embedding model; otherwise ``/v1/embeddings`` does not exist, as in the real one
+``vision``           takes images; otherwise they are refused
+``counts-on``        stops counting one token after its limit, as the real one does with long prompts
+``vague``            says of too long a prompt only that it is
 ``split``            frames are cut at arbitrary bytes, inside characters too
 ``unhealthy``        ``/health`` answers 503
 ``other-name=NAME``  serves a model of this name, whatever it was started with
@@ -74,6 +82,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import contextlib
 import ctypes
 import json
@@ -81,6 +90,7 @@ import os
 import shlex
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -157,6 +167,8 @@ class Counts:
     """What happened to requests so far. ``running`` is how many are being generated now."""
 
     started: int = 0
+    #: Answered with ``status=…``.
+    refused: int = 0
     finished: int = 0
     aborted: int = 0
     failed: int = 0
@@ -237,6 +249,8 @@ class FakeVllm:
         app.router.add_get("/v1/models", self._models)
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_post("/v1/completions", self._completion)
+        app.router.add_post("/v1/embeddings", self._embeddings)
+        app.router.add_post("/tokenize", self._tokenize)
         app.router.add_get("/_fake/state", self._state)
         if os.environ.get("VLLM_SERVER_DEV_MODE") == "1":
             app.router.add_post("/sleep", self._sleep)
@@ -388,7 +402,11 @@ class FakeVllm:
             return web.Response(status=502, text=page, content_type="text/html")
         if self.behaviour.has("status"):
             status = self.behaviour.number("status", 500)
-            return error(status, f"secret inside /home/somebody {status}", "InternalServerError")
+            self.counts.refused += 1
+            refusal = error(status, f"secret inside /home/somebody {status}", "InternalServerError")
+            if self.behaviour.has("retry-after"):
+                refusal.headers["Retry-After"] = self.behaviour.text("retry-after", "1")
+            return refusal
         try:
             body = json.loads(await request.read())
         except ValueError as exc:
@@ -405,11 +423,21 @@ class FakeVllm:
             return error(404, message, "NotFoundError", "model")
         if "messages" not in body and "prompt" not in body:
             return error(400, "1 validation error: Field required: messages", "Bad Request")
+        if has_image(body) and not self.behaviour.has("vision"):
+            return error(400, f"{self.names[0]} is not a multimodal model", "BadRequestError")
+        return self._too_long(body)
+
+    def _too_long(self, body: dict[str, Any]) -> web.Response | None:
         count, limit = prompt_tokens(body), self.arguments.max_model_len
+        if count > limit and self.behaviour.has("vague"):
+            return error(400, "The input is too long.", "BadRequestError", "input_tokens")
+        least = ""
+        if count > limit and self.behaviour.has("counts-on"):
+            least, count = "at least ", limit + 1
         if count > limit:
             message = (
                 f"This model's maximum context length is {limit} tokens. However, your prompt contains "
-                f"{count} input tokens, which exceeds this limit even without any output tokens. "
+                f"{least}{count} input tokens, which exceeds this limit even without any output tokens. "
                 "Please reduce the length of the input prompt."
             )
             return error(400, message, "BadRequestError", "input_tokens")
@@ -424,6 +452,29 @@ class FakeVllm:
 
     async def _completion(self, request: web.Request) -> web.StreamResponse:
         return await self._generate(request, chat=False)
+
+    async def _tokenize(self, request: web.Request) -> web.Response:
+        count = prompt_tokens(json.loads(await request.read()))
+        limit = self.arguments.max_model_len
+        answer = {"count": count, "max_model_len": limit, "tokens": [0] * count, "token_strs": None}
+        return web.json_response(answer)
+
+    async def _embeddings(self, request: web.Request) -> web.Response:
+        if not self.behaviour.has("embeds"):
+            raise web.HTTPNotFound
+        body = json.loads(await request.read())
+        self.counts.last = body
+        given = body["input"]
+        many = isinstance(given, list) and not isinstance((given or [0])[0], int)
+        texts = given if many else [given]
+        rows = [
+            {"index": index, "object": "embedding", "embedding": embedding(text, body)}
+            for index, text in enumerate(texts)
+        ]
+        used = sum(len(text) for text in texts)
+        usage = {"prompt_tokens": used, "total_tokens": used, "completion_tokens": 0}
+        head = {"id": "embd-1", "object": "list", "created": 1, "model": self.names[0]}
+        return web.json_response({**head, "data": rows, "usage": usage})
 
     async def _generate(self, request: web.Request, *, chat: bool) -> web.StreamResponse:
         body = await self._body(request)
@@ -693,12 +744,26 @@ class Answer:
         self.created = int(time.time())
         self.model = body.get("model") or fake.names[0]
         self.limit = body.get("max_completion_tokens") or body.get("max_tokens") or 10_000
-        self.text = words_for(body, fake.arguments.tokens)
+        self.text = self._words(fake.arguments.tokens)
         if not fake.weights_good:
             self.text = ["\ufffd" for _ in self.text]
         self.cut = self.text[: self.limit]
         self.reason = "stop" if len(self.text) <= self.limit else "length"
         self.calls_tool = fake.behaviour.has("tool") and chat
+
+    def _words(self, count: int) -> list[str]:
+        behaviour = self.fake.behaviour
+        words = words_for(self.body, count)
+        ignored = (
+            behaviour.text("format-ignored", "always") if behaviour.has("format-ignored") else ""
+        )
+        told = "does not have the format" in prompt_text(self.body)
+        if self.body.get("response_format") and ignored != "always" and (told or not ignored):
+            words = ['{"city":', ' "Paris"', "}"]
+        if behaviour.has("think") or behaviour.has("think-open"):
+            tag = ["<thi", "nk>\n"] if behaviour.has("think") else []
+            words = [*tag, "Let ", "me ", "think.", "</thi", "nk>", "\n\n", *words]
+        return words
 
     async def words(self) -> Any:
         """Yield the answer's words, at the fake's speed and with its habits."""
@@ -741,11 +806,14 @@ class Answer:
     async def frames(self) -> Any:
         """Yield the stream's frames as vLLM 0.32 sends them; the last is ``[DONE]``'s caller's."""
         usage_wanted = bool((self.body.get("stream_options") or {}).get("include_usage"))
+        several = range(self.body.get("n") or 1)
         if self.chat:
-            yield self._chunk({"role": "assistant", "content": ""})
+            for index in several:
+                yield self._chunk({"role": "assistant", "content": ""}, index=index)
         try:
             async for delta in self._deltas():
-                yield self._chunk(delta)
+                for index in several:
+                    yield self._chunk(delta, index=index)
         except DiedError:
             self.fake.counts.failed += 1
             yield {
@@ -758,7 +826,8 @@ class Answer:
             }
             return
         reason = "tool_calls" if self.calls_tool else self.reason
-        yield self._chunk({"content": ""} if self.chat else "", reason)
+        for index in several:
+            yield self._chunk({"content": ""} if self.chat else "", reason, index=index)
         if usage_wanted:
             yield {**self._head(".chunk"), "choices": [], "usage": self.usage()}
 
@@ -783,13 +852,22 @@ class Answer:
         kind = f"chat.completion{suffix}" if self.chat else "text_completion"
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
-    def _chunk(self, delta: Any, reason: str | None = None) -> dict[str, Any]:
-        choice: dict[str, Any] = {"index": 0}
+    def _chunk(self, delta: Any, reason: str | None = None, *, index: int = 0) -> dict[str, Any]:
+        choice: dict[str, Any] = {"index": index}
         choice["delta" if self.chat else "text"] = delta
-        choice |= {"logprobs": None, "finish_reason": reason}
+        text = delta.get("content") if self.chat else ""
+        logprobs = self._logprobs([text]) if text else None
+        choice |= {"logprobs": logprobs, "finish_reason": reason}
         if reason or not (self.chat and "role" in delta):
             choice |= {"stop_reason": None, "token_ids": None}
         return {**self._head(".chunk"), "choices": [choice]}
+
+    def _logprobs(self, words: list[str]) -> dict[str, Any] | None:
+        if not self.chat or not self.body.get("logprobs"):
+            return None
+        entries = [{"token": word, "logprob": -0.1, "bytes": list(word.encode())} for word in words]
+        top = self.body.get("top_logprobs") or 0
+        return {"content": [{**entry, "top_logprobs": [entry] * top} for entry in entries]}
 
     def usage(self) -> dict[str, Any]:
         prompt, made = prompt_tokens(self.body), len(self.cut)
@@ -797,7 +875,10 @@ class Answer:
 
     def whole(self) -> dict[str, Any]:
         text = "".join(self.cut)
-        choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": self.reason}
+        choice: dict[str, Any] = {
+            "logprobs": self._logprobs(self.cut),
+            "finish_reason": self.reason,
+        }
         if not self.chat:
             choice["text"] = text
         elif self.calls_tool:
@@ -809,7 +890,10 @@ class Answer:
                 choice["message"]["reasoning"] = "Let me think."
         return {
             **self._head(),
-            "choices": [{**choice, "stop_reason": None}],
+            "choices": [
+                {"index": index, **choice, "stop_reason": None}
+                for index in range(self.body.get("n") or 1)
+            ],
             "system_fingerprint": None,
             "usage": self.usage(),
             "prompt_logprobs": None,
@@ -843,6 +927,22 @@ TOOL_CALL_DELTAS: list[dict[str, Any]] = [
 
 def dump(frame: dict[str, Any]) -> bytes:
     return json.dumps(frame, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def embedding(text: Any, body: dict[str, Any]) -> list[float] | str:
+    """Return a vector that begins with the text's length; base64 of little-endian floats where asked."""
+    vector = [float(len(text)), *(0.5 for _ in range((body.get("dimensions") or 4) - 1))]
+    if body.get("encoding_format") == "base64":
+        return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+    return vector
+
+
+def has_image(body: dict[str, Any]) -> bool:
+    return any(
+        isinstance(message.get("content"), list)
+        and any(part.get("type") == "image_url" for part in message["content"])
+        for message in body.get("messages", [])
+    )
 
 
 def prompt_text(body: dict[str, Any]) -> str:

@@ -52,7 +52,17 @@ def test_help_is_an_answer(mh: Callable[..., Ran], command: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["nonsense", "vllm nonsense", "token create", "vllm logs -n 0", "vllm start -o x"]
+    "command",
+    [
+        "nonsense",
+        "vllm nonsense",
+        "token create",
+        "vllm logs -n 0",
+        "vllm start -o x",
+        "chat --format /no/such/file hello",
+        "chat --format {broken hello",
+        "chat --format /dev/null hello",
+    ],
 )
 def test_wrong_usage_ends_with_2(mh: Callable[..., Ran], command: str, site: None) -> None:
     ran = mh(*command.split())

@@ -49,6 +49,8 @@ TABLE: dict[str, dict[str, str]] = {
     "v1/models/<path:model_id>": {"GET": STANDARD},
     "v1/chat/completions": {"POST": STANDARD},
     "v1/completions": {"POST": STANDARD},
+    "v1/embeddings": {"POST": STANDARD},
+    "v1/responses": {"POST": STANDARD},
     "^v1/(?P<rest>.*)$": {"GET": PUBLIC},  # nothing is there: 404 for everybody
     "health/live": {"GET": PUBLIC},
     "health/ready": {"GET": PUBLIC},

@@ -5,6 +5,7 @@ import httpx
 import pytest
 
 from accounts.errors import MhError
+from router.errors import ContextTooLong
 from router.providers.openai_errors import refusal_error, stream_error, transport_error
 
 
@@ -15,17 +16,20 @@ def refused(status: int, message: str = "", param: str | None = None) -> MhError
     return refusal_error(status, json.dumps(body).encode())
 
 
-def test_too_long_a_prompt_says_the_limit_and_the_count() -> None:
+@pytest.mark.parametrize(("least", "count"), [("", 3008), ("at least ", 0)])
+def test_too_long_a_prompt_says_the_limit_and_the_count(least: str, count: int) -> None:
     error = refused(
         400,
-        "This model's maximum context length is 2048 tokens. However, your prompt contains at least "
+        f"This model's maximum context length is 2048 tokens. However, your prompt contains {least}"
         "3008 input tokens, which exceeds this limit even without any output tokens.",
         "input_tokens",
     )
-    assert error.code == "context_length_exceeded"
+    assert isinstance(error, ContextTooLong)
+    # What is only a lower bound is said, and is not taken for the count.
+    assert (error.count, error.limit) == (count, 2048)
     assert (
         error.message
-        == "The prompt has 3008 tokens; the model takes 2048 in all. Shorten the messages."
+        == f"The prompt has {least}3008 tokens; the model takes 2048 in all. Shorten the messages."
     )
 
 
