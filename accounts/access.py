@@ -43,6 +43,7 @@ def require(
         actor.user, permission, scopes=actor.scopes, backend_owner_id=backend_owner_id
     ):
         return
+    database.reading()
     error = _error(actor, permission)
     refuse(error, actor=actor, permission=permission, target_type=target_type, target_id=target_id)
 

@@ -5,14 +5,18 @@ it keeps: however many streams there are, no more connections are open. Elsewher
 call runs as any ``sync_to_async`` does, and its connection is closed after it.
 """
 
+import sqlite3
+import threading
 import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final, Generic, ParamSpec, TypeVar
 
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
+from django.core.exceptions import SynchronousOnlyOperation
 from django.db import connections
 
 _P = ParamSpec("_P")
@@ -47,33 +51,124 @@ def _keep_connections() -> None:
         }
 
 
-class SharedReads(Generic[_T]):
-    """Reads of the same thing, one for many who ask at once, and none older than the question.
+class NotKnownError(Exception):
+    """What is asked for has to be read, and this is no place to read."""
 
-    A read that began after somebody asked tells them what their own would: when requests queue for the
-    pool, the first read answers all that were queued. Nothing is kept for those who ask later.
+
+#: Set where nothing may be read: on the event loop.
+_known_only: ContextVar[bool] = ContextVar("mh_known_only", default=False)
+
+
+class _Watch:
+    """Says whether anything was written to the database, without asking it for anything.
+
+    SQLite counts the commits of others for each connection, in memory that all processes share: this one
+    never writes, so every commit counts. It takes microseconds, and waits for nobody.
+    Source: SQLite's documentation, "PRAGMA data_version".
     """
 
     def __init__(self) -> None:
-        self._last: dict[Hashable, tuple[float, _T]] = {}
+        self._connection: sqlite3.Connection | None = None
+        self._lock = threading.Lock()
+
+    def open(self) -> None:
+        """Begin, where the database is SQLite's; elsewhere nothing is ever known to be unchanged."""
+        settings = connections["default"].settings_dict
+        if not settings["ENGINE"].endswith("sqlite3"):
+            return
+        with suppress(sqlite3.Error):
+            self._connection = sqlite3.connect(
+                str(settings["NAME"]), timeout=0, isolation_level=None, check_same_thread=False
+            )
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def version(self) -> int | None:
+        """Return a number that is another one after every commit; None where nobody can tell."""
+        connection = self._connection
+        if connection is None:
+            return None
+        with self._lock, suppress(sqlite3.Error):
+            return int(connection.execute("PRAGMA data_version").fetchone()[0])
+        return None
+
+
+_watch: Final = _Watch()
+
+
+@dataclass(frozen=True, slots=True)
+class _Read(Generic[_T]):
+    begin: float
+    #: Of the database, before it was read.
+    version: int | None
+    found: _T
+
+
+class SharedReads(Generic[_T]):
+    """Reads of the same thing, one for many who ask, and none older than the question.
+
+    A read that began after somebody asked tells them what their own would: when requests queue for the
+    pool, the first read answers all that were queued. So does one after which nothing has been written to
+    the database: in a server that knows (SQLite), what was read is used until the next commit of anybody.
+    """
+
+    def __init__(self, is_good: Callable[[_T], bool] = lambda _: True) -> None:
+        """``is_good`` says whether something read a while ago is as good as new, time itself apart."""
+        self._last: dict[Hashable, _Read[_T]] = {}
+        self._is_good = is_good
 
     def get(self, key: Hashable, asked: float, read: Callable[[], _T]) -> _T:
-        """Return what ``read`` returned to the last caller, if that began after ``asked``; else call it.
+        """Return what ``read`` returned to the last caller, if that is what it would return now; else call it.
 
         Args:
             key: what is read.
             asked: when the caller's request came (``time.perf_counter``).
             read: reads it; what it raises is not shared.
+
+        Raises:
+            NotKnownError: it has to be read, inside ``known``.
         """
         last = self._last.get(key)
-        if last is not None and last[0] >= asked:
-            return last[1]
+        version = _watch.version()
+        if last is not None:
+            unchanged = version is not None and last.version == version
+            if last.begin >= asked or (unchanged and self._is_good(last.found)):
+                return last.found
+        reading()
         begin = time.perf_counter()
         found = read()
         if len(self._last) >= _SHARED_MAX:
             self._last.clear()
-        self._last[key] = (begin, found)
+        self._last[key] = _Read(begin, version, found)
         return found
+
+
+def reading() -> None:
+    """Say that what follows needs the database.
+
+    Raises:
+        NotKnownError: inside ``known``.
+    """
+    if _known_only.get():
+        raise NotKnownError
+
+
+def known(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """Return what ``function`` returns, called here, on the event loop: for what needs no database now.
+
+    Raises:
+        NotKnownError: it does; call it ``in_database``. It must be harmless to have begun it.
+    """
+    token = _known_only.set(True)
+    try:
+        return function(*args, **kwargs)
+    except SynchronousOnlyOperation as exc:
+        raise NotKnownError from exc
+    finally:
+        _known_only.reset(token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +191,7 @@ def pool_start() -> None:
                 ThreadPoolExecutor(1, "around-requests"),
             )
         )
+        _watch.open()
 
 
 def pool_stop() -> None:
@@ -104,6 +200,7 @@ def pool_stop() -> None:
         pool = _pools.pop()
         pool.database.shutdown()
         pool.around.shutdown()
+    _watch.close()
 
 
 def around_request() -> AbstractAsyncContextManager[object]:

@@ -13,7 +13,7 @@ from accounts.errors import NotAuthenticated
 from accounts.models import Token as BearerToken
 from accounts.models import User
 
-_tokens: SharedReads[BearerToken] = SharedReads()
+_tokens: SharedReads[BearerToken] = SharedReads(services.token_is_fresh)
 _request_id: ContextVar[str] = ContextVar("mh_request_id", default="")
 
 
@@ -81,7 +81,8 @@ def actor_of(
     """
     auth = getattr(request, "auth", None)
     if auth is None and has_bearer(request):
-        auth = _token_of(request, asked)
+        header = request.headers.get("Authorization", "")
+        auth = _token_of(header, source_address(request), asked)
     if isinstance(auth, BearerToken):
         return _actor(request, surface, auth.user, tuple(auth.scopes), auth.public_id)
     return _actor(request, surface, getattr(request, "user", None))
@@ -98,11 +99,30 @@ async def authenticate(request: HttpRequest, surface: Surface) -> Actor:
     return await database.in_database(actor_of, request, surface)
 
 
-def _token_of(request: HttpRequest, asked: float | None) -> BearerToken:
-    plain = bearer_of(request.headers.get("Authorization", "")) or ""
+def actor_of_bearer(
+    authorization: str, address: str, surface: Surface, *, asked: float | None = None
+) -> Actor:
+    """Return who asks with this ``Authorization`` header, which has a bearer token, from this address.
+
+    Raises:
+        NotAuthenticated: the token is unknown, revoked or expired.
+    """
+    token = _token_of(authorization, address[:64], asked)
+    return Actor(
+        user=token.user,
+        surface=surface,
+        request_id=current_request_id(),
+        source_address=address[:64],
+        scopes=tuple(token.scopes),
+        token_id=token.public_id,
+    )
+
+
+def _token_of(authorization: str, address: str, asked: float | None) -> BearerToken:
+    plain = bearer_of(authorization) or ""
 
     def use() -> BearerToken:
-        return services.token_use(plain, source_address=source_address(request))
+        return services.token_use(plain, source_address=address)
 
     if asked is None:
         return use()

@@ -250,6 +250,14 @@ def token_use(plain: str, *, source_address: str = "") -> Token:
     return token
 
 
+def token_is_fresh(token: Token) -> bool:
+    """Return whether a token read a while ago has not expired since, and its use need not be noted again."""
+    now = timezone.now()
+    if token.expiry is not None and token.expiry <= now:
+        return False
+    return token.last_used_at is not None and token.last_used_at > now - LAST_USED_EVERY
+
+
 def _note_use(token: Token) -> None:
     now = timezone.now()
     due = now - LAST_USED_EVERY

@@ -8,19 +8,22 @@ close before accept with a plain HTTP 403, and the client would never see the co
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from types import SimpleNamespace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal
 from urllib.parse import urlsplit
 
+from channels.consumer import get_handler_name
 from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from django.conf import settings
 from django.contrib.auth import get_user
 from django.contrib.sessions.backends.db import SessionStore
 from django.http.request import split_domain_port, validate_host
+from django.utils import timezone
 
-from accounts import requests, selectors, services
+from accounts import database, requests, selectors, services
 from accounts.access import settle
 from accounts.actors import Actor
 from accounts.errors import InvalidRequest, MhError, NotAllowed, NotAuthenticated, TooMany
@@ -29,6 +32,8 @@ from accounts.permissions import Permission, is_allowed
 from accounts.signals import announce
 
 logger = logging.getLogger(__name__)
+
+_token_users: Final[database.SharedReads[User | None]] = database.SharedReads()
 
 NOT_SIGNED_IN = 4401
 NOT_ALLOWED = 4403
@@ -93,6 +98,17 @@ class SocketConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]  # chann
         """The socket is gone, after ``opened`` was called: leave groups, stop tasks."""
 
     # What Channels calls.
+
+    async def dispatch(self, message: dict[str, Any]) -> None:
+        """Do what Channels' own does, without a thread for each frame to look after connections.
+
+        Whatever uses the database here goes through ``database_sync_to_async``, which looks after them.
+        """
+        handler = getattr(self, get_handler_name(message), None)
+        if handler is None:
+            msg = f"No handler for message type {message['type']}"
+            raise ValueError(msg)
+        await handler(message)
 
     async def connect(self) -> None:
         """Accept, and find out who it is."""
@@ -202,22 +218,35 @@ class SocketConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]  # chann
         """End the socket when its user or token may no longer use it."""
         while self._phase == "open":
             await asyncio.sleep(self.recheck_seconds)
-            if not await database_sync_to_async(self._still_allowed)():
+            asked = time.perf_counter()
+            try:
+                is_allowed_still = database.known(self._still_allowed, asked)
+            except database.NotKnownError:
+                is_allowed_still = await database_sync_to_async(self._still_allowed)(asked)
+            if not is_allowed_still:
                 self._end_soon(NotAuthenticated("Sign in again: your access has changed."))
                 return
 
-    def _still_allowed(self) -> bool:
-        user = self._token_user() if self._token is not None else self._session_user()
+    def _still_allowed(self, asked: float) -> bool:
+        user = self._token_user(asked) if self._token is not None else self._session_user()
         return is_allowed(user, self.permission, scopes=self.actor.scopes)
 
-    def _token_user(self) -> User | None:
+    def _token_user(self, asked: float) -> User | None:
+        """Look the token up again: once for all sockets of a token, and not while nothing has changed."""
         token = self._token
-        if token is None or not selectors.token_is_valid(token.public_id):
+        if token is None or (token.expiry is not None and token.expiry <= timezone.now()):
             return None
-        return User.objects.filter(pk=token.user_id).first()
+
+        def read() -> User | None:
+            if not selectors.token_is_valid(token.public_id):
+                return None
+            return User.objects.filter(pk=token.user_id).first()
+
+        return _token_users.get(token.public_id, asked, read)
 
     def _session_user(self) -> User | None:
         """Look the session up again: it may be signed out, or its password changed."""
+        database.reading()
         old = self.scope.get("session")
         if old is None or old.session_key is None:
             return None

@@ -1,5 +1,6 @@
 """A site for benchmarks: `mh up` in a temporary home, with the fake engine started behind it."""
 
+import contextlib
 import json
 import os
 import re
@@ -68,13 +69,17 @@ def up(
 
 
 @contextmanager
-def running(server: str, engine_arguments: str) -> Iterator[Site]:
-    """Bring the site up on ``server`` and start the fake engine; take all of it down at the end."""
+def running(server: str, engine_arguments: str, program: Path | None = None) -> Iterator[Site]:
+    """Bring the site up on ``server`` and start the fake engine; take all of it down at the end.
+
+    ``program`` runs instead of ``tests/fakes/fake_vllm.py``, with the same arguments.
+    """
     more = {
         "MH_ASGI": server,
         "MH_FAKE_PORT": str(free_port()),
         "MH_FAKE_ARGS": engine_arguments,
-        "PYTHONPATH": str(PLUGIN),
+        "MH_FAKE_PROGRAM": str(program or ""),
+        "PYTHONPATH": os.pathsep.join((str(PLUGIN), str(ROOT))),
     }
     with up(more) as (url, _home, env, process):
         call(env, "backend", "start", "fake", "--json")
@@ -110,3 +115,27 @@ def _web(up: int) -> psutil.Process:
         if process.cmdline()[-2:] == ["mhsite.processes.child", "web"]:
             return process
     raise SystemExit("the site has no web server")
+
+
+@contextmanager
+def engine_process(program: Path, *arguments: str) -> Iterator[str]:
+    """Run an engine by itself; yield its URL."""
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, str(program), "--port", str(port), *arguments], stdout=subprocess.DEVNULL
+    )
+    try:
+        _wait_listening(process, port)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _wait_listening(process: "subprocess.Popen[bytes]", port: int) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.02)
+    raise SystemExit("the engine did not come up")

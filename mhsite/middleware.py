@@ -62,9 +62,14 @@ def request_context(get_response: Any) -> Any:
     return middleware
 
 
+def is_request_id(given: str) -> bool:
+    """Return whether a client's own request id is taken over."""
+    return _REQUEST_ID.fullmatch(given) is not None
+
+
 def _begin(request: HttpRequest) -> tuple[str, Token[str]]:
     given = request.headers.get(REQUEST_ID_HEADER, "")
-    request_id = given if _REQUEST_ID.fullmatch(given) else requests.request_id_new()
+    request_id = given if is_request_id(given) else requests.request_id_new()
     structlog.contextvars.bind_contextvars(request_id=request_id)
     return request_id, requests.request_id_set(request_id)
 
@@ -190,6 +195,13 @@ class AuthenticationMiddleware(_Direct, DjangoAuthentication):
 
 class XFrameOptionsMiddleware(_Direct, DjangoXFrameOptions):
     """Django's, on the event loop."""
+
+
+def answered(request: HttpRequest, response: HttpResponse) -> HttpResponseBase:
+    """Return ``response`` with the headers that depend on nothing but the settings, and on TLS."""
+    for kind in (XFrameOptionsMiddleware, SecurityMiddleware):
+        kind(lambda _: response).process_response(request, response)
+    return _allow_origin(request, response)
 
 
 class SessionMiddleware(DjangoSession):

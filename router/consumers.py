@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
+from json.encoder import encode_basestring_ascii as _quoted
 from typing import Any, ClassVar, Final
 
 from accounts.actors import Actor
@@ -25,9 +26,14 @@ logger = logging.getLogger(__name__)
 
 #: Chats at once on one socket.
 CHATS_MAX: Final = 32
-#: Seconds a client may take to accept one frame; then it is taken for gone.
+#: Seconds a client may take to accept one frame, at least; then it is taken for gone.
 SEND_TIMEOUT: Final = 60.0
 _ID_MAX = 128
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
+#: What the frames begin with that are only text, up to the text.
+_TEXT_HEADS: Final[Mapping[str, str]] = {
+    kind: f'{{"type":"{kind}","content":' for kind in ("token", "reasoning")
+}
 
 
 class ChatConsumer(SocketConsumer):
@@ -40,13 +46,21 @@ class ChatConsumer(SocketConsumer):
         self._chats: dict[str, asyncio.Task[None]] = {}
         self._cancelled: set[str] = set()
         self._count = 0
+        #: What waits for the client to take it, and since when (the loop's time).
+        self._sending: dict[str, float] = {}
+        self._patience: asyncio.TimerHandle | None = None
+        self._dropping: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Run until the socket is gone. Servers may cancel this without a disconnect message."""
+        self._send_raw = scope.get("mh.send", send)
         try:
             await super().__call__(scope, receive, send)
         finally:
             self._cancel_all()
+            if self._patience is not None:
+                self._patience.cancel()
 
     async def received(self, frame: dict[str, Any]) -> None:
         """Handle a ``chat`` or ``cancel`` frame."""
@@ -95,10 +109,17 @@ class ChatConsumer(SocketConsumer):
 
     async def _run(self, chat_id: str, actor: Actor, request: ChatRequest) -> None:
         begin = time.perf_counter()
+        # A frame of text is written out: in front of it, the text, and this.
+        rest = f',"id":{_quoted(chat_id)}}}'
         try:
             async with aclosing(services.chat(actor=actor, request=request)) as events:
                 async for event in events:
-                    await self._send(chat_id, event)
+                    head = _TEXT_HEADS.get(event["type"])
+                    if head is None:
+                        text = _encode({**event, "id": chat_id})
+                    else:
+                        text = f"{head}{_quoted(event['content'])}{rest}"  # type: ignore[typeddict-item]
+                    await self._send_text(chat_id, text)
         except asyncio.CancelledError:
             # A socket that is going away hears nothing more.
             if chat_id in self._cancelled:
@@ -108,24 +129,38 @@ class ChatConsumer(SocketConsumer):
             raise
         except MhError as exc:
             await self._fail(chat_id, exc, actor)
-        except TimeoutError:
-            logger.warning("A chat client did not take its frames; its socket is closed")
-            await self._drop()
         except Exception:  # the boundary of a task: the client must hear of it
             logger.exception("A chat failed")
             await self._fail(chat_id, internal_error(), actor)
 
     async def _send(self, chat_id: str, event: ChatEvent) -> None:
-        await self._send_frame({**event, "id": chat_id})
+        await self._send_text(chat_id, _encode({**event, "id": chat_id}))
 
-    async def _send_frame(self, frame: Mapping[str, Any]) -> None:
-        async with asyncio.timeout(SEND_TIMEOUT):
-            await self.send(text_data=json.dumps(frame, separators=(",", ":")))
+    async def _send_text(self, chat_id: str, text: str) -> None:
+        """Send a frame; one timer watches all that are sent, for one each would cost more than the frame."""
+        self._sending[chat_id] = self._loop.time()
+        if self._patience is None:
+            self._patience = self._loop.call_later(SEND_TIMEOUT / 2, self._look)
+        try:
+            await self._send_raw({"type": "websocket.send", "text": text})
+        finally:
+            self._sending.pop(chat_id, None)
+
+    def _look(self) -> None:
+        """Give the client up if it has not taken a frame for long."""
+        self._patience = None
+        if not self._sending:
+            return
+        if min(self._sending.values()) > self._loop.time() - SEND_TIMEOUT:
+            self._patience = self._loop.call_later(SEND_TIMEOUT / 2, self._look)
+            return
+        logger.warning("A chat client did not take its frames; its socket is closed")
+        self._cancel_all()
+        self._dropping = self._loop.create_task(self._drop())
 
     async def _fail(self, chat_id: str, error: MhError, actor: Actor) -> None:
-        with contextlib.suppress(TimeoutError):
-            body = error.body(actor.request_id)
-            await self._send(chat_id, ErrorEvent(type="error", error=body))
+        body = error.body(actor.request_id)
+        await self._send(chat_id, ErrorEvent(type="error", error=body))
 
     async def _drop(self) -> None:
         with contextlib.suppress(TimeoutError):

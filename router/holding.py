@@ -50,7 +50,13 @@ _PAUSE_SECONDS: Final = 0.2
 #: A target that wants more seconds of rest than this is not waited for.
 _REST_SECONDS: Final = 5.0
 
-_chains: Final[database.SharedReads[ResolvedChain]] = database.SharedReads()
+
+def _lasts(chain: ResolvedChain) -> bool:
+    """Return whether it depends on nothing but rows: how long a wait takes is another thing each moment."""
+    return bool(chain.found) and chain.refusal is None
+
+
+_chains: Final[database.SharedReads[ResolvedChain]] = database.SharedReads(_lasts)
 #: Opens what an answer is read from.
 Send = Callable[[Resolved], AbstractAsyncContextManager[AsyncIterator[Any]]]
 

@@ -41,13 +41,22 @@ def json_body(request: HttpRequest, *, any_type: bool = False) -> tuple[bytes, d
         TooLarge: the body is larger than ``MH_MAX_BODY_BYTES``.
         InvalidRequest: it is not a JSON object.
     """
-    kind = (request.content_type or "").lower()
-    if not any_type and kind and kind != _JSON and not kind.endswith("+json"):
+    raw = _raw_body(request)
+    return raw, json_object(raw, "" if any_type else request.content_type or "")
+
+
+def json_object(raw: bytes, content_type: str) -> dict[str, Any]:
+    """Return the JSON object that a body holds.
+
+    Raises:
+        InvalidRequest: it is none.
+    """
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind and kind != _JSON and not kind.endswith("+json"):
         raise InvalidRequest(
             f"Send JSON, with the header Content-Type: {_JSON} (this was {kind[:80]}).",
             code="unsupported_content_type",
         )
-    raw = _raw_body(request)
     try:
         # ``parse_constant``: NaN and Infinity are no JSON, and engines refuse them later.
         data = json.loads(raw, parse_constant=_no_constant)
@@ -56,7 +65,7 @@ def json_body(request: HttpRequest, *, any_type: bool = False) -> tuple[bytes, d
         raise InvalidRequest(f"The body is not JSON: {_reason(exc)}.", code="invalid_json") from exc
     if not isinstance(data, dict):
         raise InvalidRequest("The body must be a JSON object.", code="invalid_json")
-    return raw, data
+    return data
 
 
 def _raw_body(request: HttpRequest) -> bytes:

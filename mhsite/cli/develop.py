@@ -13,7 +13,7 @@ def register(app: typer.Typer) -> None:
     """Add these commands."""
     app.command()(check)
     app.command(context_settings=_PASS_ON)(test)
-    app.command()(bench)
+    app.command(context_settings=_PASS_ON)(bench)
 
 
 def check(*, as_json: Json = False) -> None:
@@ -46,12 +46,16 @@ def test(context: typer.Context, *, as_json: Json = False) -> None:  # noqa: PT0
 
 
 def bench(
+    context: typer.Context,
     name: Annotated[str | None, typer.Argument(help="Benchmark; all of them by default.")] = None,
     *,
     as_json: Json = False,
 ) -> None:
-    """Run the benchmarks, print tables, write JSON under benchmarks/results/."""
+    """Run the benchmarks, print tables, write JSON under benchmarks/results/.
+
+    What follows the name goes to that benchmark: mh bench proxy --only nginx --only uvicorn
+    """
     from mhsite.cli.benchmarks import run_benchmarks
 
-    results = run_benchmarks(name, quiet=as_json)
+    results = run_benchmarks(name, context.args, quiet=as_json)
     Output(as_json=as_json).result(results)

@@ -6,9 +6,8 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from http import HTTPStatus
 from typing import Any, Protocol
-
-import httpx
 
 from accounts.errors import MhError
 from backends.engines.base import Target
@@ -24,8 +23,8 @@ from router.providers.openai_errors import (
 )
 from router.providers.openai_options import openai_options
 from router.providers.openai_stream import ChatReader, Relay, usage_of
-from router.providers.pool import client_for
 from router.providers.retry_after import wait_asked
+from router.providers.sending import Answer, post
 
 CHAT_PATH = "/v1/chat/completions"
 EMBEDDINGS_PATH = "/v1/embeddings"
@@ -108,24 +107,20 @@ class OpenAICompatible(Provider):
     @asynccontextmanager
     async def _send(
         self, target: Target, path: str, body: bytes, request_id: str
-    ) -> AsyncIterator[httpx.Response]:
-        client = await client_for(target.endpoint)
+    ) -> AsyncIterator[Answer]:
         headers = self.headers(target, request_id)
-        request = client.build_request(
-            "POST", self.url(target, path), content=body, headers=headers
-        )
         try:
-            response = await client.send(request, stream=True)
+            response = await post(self.url(target, path), body, headers)
         except TRANSPORT_ERRORS as exc:
             raise transport_error(exc, begun=False) from exc
         try:
-            if response.status_code != httpx.codes.OK:
+            if response.status_code != HTTPStatus.OK:
                 raise await self._refused(response, path)
             yield response
         finally:
             await response.aclose()
 
-    async def _refused(self, response: httpx.Response, path: str) -> MhError:
+    async def _refused(self, response: Answer, path: str) -> MhError:
         body = b""
         try:
             async for chunk in response.aiter_bytes():
@@ -200,7 +195,7 @@ class StreamReader(Protocol):
         """Say that no more bytes come; return what that completes."""
 
 
-async def streamed(response: httpx.Response) -> None:
+async def streamed(response: Answer) -> None:
     """Return if ``response`` is a stream; some providers answer with an error as JSON, under HTTP 200.
 
     Raises:
@@ -215,7 +210,7 @@ async def streamed(response: httpx.Response) -> None:
     raise UpstreamGarbled("The engine did not stream its answer.")
 
 
-async def read_deltas(response: httpx.Response, reader: StreamReader) -> AsyncIterator[Delta]:
+async def read_deltas(response: Answer, reader: StreamReader) -> AsyncIterator[Delta]:
     """Yield what ``reader`` finds in the body, to its end marker.
 
     Raises:
@@ -235,7 +230,7 @@ async def read_deltas(response: httpx.Response, reader: StreamReader) -> AsyncIt
         yield delta
 
 
-async def _frames(response: httpx.Response) -> AsyncIterator[bytes]:
+async def _frames(response: Answer) -> AsyncIterator[bytes]:
     relay = Relay()
     chunks = response.aiter_raw()
     try:

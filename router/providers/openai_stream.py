@@ -24,6 +24,7 @@ from router.providers.openai_errors import stream_error
 from router.providers.sse import EVENT_MAX, EventTooLong, SseDecoder
 
 DONE = "[DONE]"
+_CONTENT = '"delta":{"content":"'
 _FINISHED = re.compile(rb'"finish_reason":\s*"')
 _FRAME_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 
@@ -40,6 +41,8 @@ class ChatReader:
         self._sse = SseDecoder()
         self._reason = ""
         self._usage: Usage | None = None
+        #: What stands around the text in a frame that is nothing but a piece of the answer.
+        self._around: tuple[str, str] | None = None
         #: Whether the end marker has come; what follows it is not read.
         self.complete = False
 
@@ -72,6 +75,15 @@ class ChatReader:
         return deltas
 
     def _event(self, data: str) -> list[Delta]:
+        around = self._around
+        if around is not None and data.startswith(around[0]) and data.endswith(around[1]):
+            text = data[len(around[0]) : -len(around[1])]
+            # A JSON string without these is what it says: the frame differs from one that was parsed in nothing else.
+            if text and '"' not in text and "\\" not in text and text.isprintable():
+                return [{"type": "token", "content": text}]
+        return self._parsed(data)
+
+    def _parsed(self, data: str) -> list[Delta]:
         if data.strip() == DONE:
             if not self._reason:
                 raise broken_off()
@@ -89,6 +101,8 @@ class ChatReader:
         for choice in choices if isinstance(choices, list) else ():
             if isinstance(choice, dict) and choice.get("index", 0) == 0:
                 deltas += self._choice(choice)
+        if not usage and not self._reason and len(choices or ()) == len(deltas) == 1:
+            self._around = _around(data, deltas[0])
         return deltas
 
     def _choice(self, choice: dict[str, Any]) -> list[Delta]:
@@ -109,6 +123,20 @@ def logprobs_of(logprobs: object) -> list[TokenLogprob]:
     content = logprobs.get("content") if isinstance(logprobs, dict) else None
     entries = content if isinstance(content, list) else []
     return [cast("TokenLogprob", entry) for entry in entries if isinstance(entry, dict)]
+
+
+def _around(data: str, delta: Delta) -> tuple[str, str] | None:
+    """Return what stands in ``data`` before and after the text, where ``delta`` is its text and all it says.
+
+    No string in JSON holds ``"delta":{"content":"``: its quotes would be escaped.
+    """
+    if not isinstance(delta, dict) or delta["type"] != "token":
+        return None
+    head, found, rest = data.partition(_CONTENT)
+    text, quote, tail = rest.partition('"')
+    if not found or not quote or text != delta["content"]:
+        return None
+    return head + found, quote + tail
 
 
 def deltas_of(message: dict[str, Any]) -> list[Delta]:

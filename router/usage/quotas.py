@@ -24,6 +24,7 @@ import redis.retry
 from django.conf import settings
 from django.db.models import QuerySet, Sum
 
+from accounts import database
 from accounts.errors import TooMany
 from accounts.models import User
 from router.usage.recording import Record
@@ -156,6 +157,8 @@ def admit(user: User | None) -> None:
     limits = _quotas.of(user.pk)
     if limits == Limits():
         return
+    # From here on it is counted, and may be so once only.
+    database.reading()
     now = datetime.now(tz=UTC)
     for window, most in ((day(now), limits.tokens_per_day), (month(now), limits.tokens_per_month)):
         if most and tokens_used(user.pk, window) >= most:

@@ -2,9 +2,11 @@
 
 import asyncio
 import itertools
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -95,3 +97,58 @@ def test_a_read_that_fails_is_not_shared() -> None:
     with pytest.raises(ZeroDivisionError):
         shared.get("x", asked, lambda: 1 // 0)
     assert shared.get("x", asked, lambda: 1) == 1
+
+
+@pytest.fixture
+def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[sqlite3.Connection]:
+    """A database that somebody else writes to, watched as a server does."""
+    path = tmp_path / "watched.sqlite3"
+    writer = sqlite3.connect(path, isolation_level=None)
+    writer.execute("PRAGMA journal_mode=WAL")
+    writer.execute("CREATE TABLE things (name TEXT)")
+    watch = database._Watch()
+    settings = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(path)}
+    monkeypatch.setattr(database.connections["default"], "settings_dict", settings)
+    watch.open()
+    monkeypatch.setattr(database, "_watch", watch)
+    yield writer
+    watch.close()
+    writer.close()
+
+
+@pytest.mark.django_db
+def test_what_was_read_is_known_until_the_next_commit_of_anybody(
+    watched: sqlite3.Connection,
+) -> None:
+    shared: database.SharedReads[int] = database.SharedReads()
+    counted = itertools.count(1)
+
+    def look() -> int:
+        return shared.get("x", time.perf_counter(), lambda: next(counted))
+
+    with pytest.raises(database.NotKnownError):
+        database.known(look)
+    assert [look(), look(), database.known(look)] == [1, 1, 1]
+    watched.execute("BEGIN")
+    watched.execute("INSERT INTO things VALUES ('a')")
+    assert look() == 1
+    watched.execute("COMMIT")
+    with pytest.raises(database.NotKnownError):
+        database.known(look)
+    assert [look(), database.known(look)] == [2, 2]
+
+
+@pytest.mark.django_db
+def test_what_has_gone_bad_by_itself_is_read_again(watched: sqlite3.Connection) -> None:
+    shared: database.SharedReads[int] = database.SharedReads(lambda found: found > 1)
+    counted = itertools.count(1)
+
+    def look() -> int:
+        return shared.get("x", time.perf_counter(), lambda: next(counted))
+
+    assert [look(), look(), look()] == [1, 2, 2]
+
+
+async def test_on_the_event_loop_nothing_is_read_by_mistake() -> None:
+    with pytest.raises(database.NotKnownError):
+        database.known(User.objects.count)

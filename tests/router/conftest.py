@@ -1,5 +1,6 @@
 """One whole site, shared by the tests of this folder that need real sockets."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -10,7 +11,8 @@ from tests.router.ollama_live import FakeOllamaServer, ollama_in
 
 @pytest.fixture(scope="session")
 def running_site() -> Iterator[Site]:
-    with live_site() as site:
+    # All three servers must do: MH_TEST_ASGI=granian or daphne runs these tests on another one.
+    with live_site(os.environ.get("MH_TEST_ASGI", "uvicorn")) as site:
         yield site
 
 

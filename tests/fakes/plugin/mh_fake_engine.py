@@ -2,7 +2,8 @@
 
 Found through its entry point by any process that has this folder on its path (``PYTHONPATH``).
 Where it listens and how it misbehaves are options, and environment variables so that a whole site
-can be given them: ``MH_FAKE_PORT``, ``MH_FAKE_ARGS``, ``MH_FAKE_GPUS`` (``0,1``; none without it: the fakes
+can be given them: ``MH_FAKE_PORT``, ``MH_FAKE_ARGS``, ``MH_FAKE_PROGRAM`` (instead of
+``fake_vllm.py``), ``MH_FAKE_GPUS`` (``0,1``; none without it: the fakes
 run side by side).
 """
 
@@ -29,7 +30,9 @@ from backends.engines.base import (
 )
 from backends.engines.vllm import client, sleep
 
-PROGRAM = Path(__file__).resolve().parent.parent / "fake_vllm.py"
+PROGRAM = Path(
+    os.environ.get("MH_FAKE_PROGRAM") or Path(__file__).resolve().parent.parent / "fake_vllm.py"
+)
 MODELS = ("fake-model", "other-model")
 
 

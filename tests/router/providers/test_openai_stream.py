@@ -194,3 +194,41 @@ def test_a_frame_without_end_is_refused_before_it_fills_the_memory(
     monkeypatch.setattr(openai_stream, "EVENT_MAX", 1000)
     _, relay = relayed(*[b"x" * 300] * 5)
     assert isinstance(relay.error, UpstreamGarbled)
+
+
+def test_a_piece_read_by_what_stands_around_it_says_what_it_would_parsed() -> None:
+    around = '{"id":"c","choices":[{"index":0,"delta":{"content":%s},"finish_reason":%s}]}'
+    texts = [
+        "a",
+        "Ü",
+        " ",
+        'a "quoted" word',
+        "back\\slash",
+        "\n",
+        "\u2028",
+        "",
+        "👋",
+        "a",
+        '"',
+        "{}",
+    ]
+    reader = ChatReader()
+    found = []
+    for text in texts:
+        for encoded in (json.dumps(text), json.dumps(text, ensure_ascii=False)):
+            frame = around % (encoded, "null")
+            found += reader.feed(f"data: {frame}\n\n".encode())
+    found += reader.feed(f"data: {around % (json.dumps('end'), json.dumps('stop'))}\n\n".encode())
+    assert [delta["content"] for delta in found] == [
+        *(text for text in texts for _ in range(2) if text),
+        "end",
+    ]
+    assert reader.feed(b"data: [DONE]\n\n") == [Finished("stop", None)]
+
+
+def test_a_frame_that_only_looks_like_the_others_is_parsed() -> None:
+    reader = ChatReader()
+    head, tail = '{"choices":[{"index":0,"delta":{"content":"', '"},"finish_reason":null}]}'
+    reader.feed(f"data: {head}a{tail}\n\n".encode())
+    two = f'{head}b"}},"finish_reason":"stop"}}],"x":[{{"delta":{{"content":"{tail}'
+    assert [delta["content"] for delta in reader.feed(f"data: {two}\n\n".encode())] == ["b"]
