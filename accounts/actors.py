@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, Self
 if TYPE_CHECKING:
     from accounts.models import User
 
-Surface = Literal["rest", "v1", "websocket", "admin", "cli", "system"]
+Surface = Literal["rest", "v1", "ollama", "websocket", "admin", "cli", "system"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +22,8 @@ class Actor:
     source_address: str = ""
     #: Scopes of the token used, if one was; they only ever narrow what ``user`` may do.
     scopes: tuple[str, ...] = ()
+    #: Public id of that token.
+    token_id: str = ""
 
     @classmethod
     def system(cls, *, request_id: str = "") -> Self:

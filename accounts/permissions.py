@@ -12,6 +12,10 @@ class Permission(StrEnum):
     STATUS_READ = "status:read"
     CHAT = "chat"
     TOKENS_OWN = "tokens:own"
+    #: Models and roles of one's own, which win over the site's for oneself.
+    REGISTRY_OWN = "registry:own"
+    #: Those of the site, and the accounts at providers.
+    REGISTRY_MANAGE = "registry:manage"
     BACKENDS_OPERATE = "backends:operate"
     LOGS_READ = "logs:read"
     AUDIT_READ = "audit:read"
@@ -19,7 +23,7 @@ class Permission(StrEnum):
 
 
 _GUEST: Final = frozenset({Permission.STATUS_READ})
-_STANDARD: Final = _GUEST | {Permission.CHAT, Permission.TOKENS_OWN}
+_STANDARD: Final = _GUEST | {Permission.CHAT, Permission.TOKENS_OWN, Permission.REGISTRY_OWN}
 GRANTS: Final[dict[str, frozenset[Permission]]] = {
     Role.OWNER: frozenset(Permission),
     Role.STANDARD: _STANDARD,

@@ -84,7 +84,7 @@ def actor_of(
         header = request.headers.get("Authorization", "")
         auth = _token_of(header, source_address(request), asked)
     if isinstance(auth, BearerToken):
-        return _actor(request, surface, auth.user, tuple(auth.scopes))
+        return _actor(request, surface, auth.user, tuple(auth.scopes), auth.public_id)
     return _actor(request, surface, getattr(request, "user", None))
 
 
@@ -129,7 +129,11 @@ def _token_of(authorization: str, address: str, asked: float | None) -> BearerTo
 
 
 def _actor(
-    request: HttpRequest, surface: Surface, user: object, scopes: tuple[str, ...] = ()
+    request: HttpRequest,
+    surface: Surface,
+    user: object,
+    scopes: tuple[str, ...] = (),
+    token_id: str = "",
 ) -> Actor:
     signed_in = user if getattr(user, "is_authenticated", False) else None
     # ``request.user`` is Django's lazy wrapper; what it wraps is what everybody else expects.
@@ -140,4 +144,5 @@ def _actor(
         request_id=current_request_id(),
         source_address=source_address(request),
         scopes=scopes,
+        token_id=token_id,
     )

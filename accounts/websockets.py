@@ -195,7 +195,7 @@ class SocketConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]  # chann
     async def _allow(self, user: User, token: Token | None) -> None:
         """Let ``user`` in, if they may."""
         scopes = tuple(token.scopes) if token is not None else ()
-        actor = self._actor(user, scopes)
+        actor = self._actor(user, scopes, token.public_id if token is not None else "")
         if not is_allowed(user, self.permission, scopes=scopes):
             self.actor = actor
             raise NotAllowed(
@@ -347,13 +347,14 @@ class SocketConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]  # chann
 
     # What the handshake says.
 
-    def _actor(self, user: User | None, scopes: tuple[str, ...]) -> Actor:
+    def _actor(self, user: User | None, scopes: tuple[str, ...], token_id: str = "") -> Actor:
         return Actor(
             user=user,
             surface="websocket",
             request_id=requests.current_request_id(),
             source_address=self._address(),
             scopes=scopes,
+            token_id=token_id,
         )
 
     def _address(self) -> str:

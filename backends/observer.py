@@ -198,6 +198,7 @@ class Observer:
             facts["memory"] = supervisor.rss_bytes(inst)
         if lifecycle.is_serving(State(row.state)):
             facts["metrics"] = self._ask(row, counted=counted)
+            facts["models"] = _models_offered(row) if row.attached else None
         else:
             self.missed.pop(row.name, None)
         return facts
@@ -251,6 +252,16 @@ class Observer:
         if rounded != self._published:
             self._published = rounded
             services.status_publish()
+
+
+def _models_offered(row: Backend) -> list[str] | None:
+    """Return the models an engine that is somebody else's says it has; None where it does not say."""
+    engine = selectors.backend_engine(row)
+    try:
+        found = engine.models_of(selectors.backend_target(row), timeout=PROBE_TIMEOUT)
+    except (httpx.HTTPError, OSError, NotImplementedError, MhError):
+        return None
+    return [model.id for model in found]
 
 
 def _gpu_payload(

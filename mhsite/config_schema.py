@@ -1,11 +1,28 @@
-"""The JSON Schema of ``etc/llm-backend.json``, made from the engines' options."""
+"""The JSON Schemas of ``etc/*.json``, made from the engines' options and from what parses the files."""
 
 from typing import Any
 
+from pydantic import BaseModel
+
 from backends.config_file import FORESEEN
 from backends.engines.registry import engines
+from router.deployment_file import DeploymentFile
+from router.registry_schemas import RegistryFile
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def schemas() -> dict[str, dict[str, Any]]:
+    """Return the schema of each file, by the file's name."""
+    return {
+        "llm-backend.json": llm_backend_schema(),
+        "models.json": _of(RegistryFile),
+        "deployment.json": _of(DeploymentFile),
+    }
+
+
+def _of(model: type[BaseModel]) -> dict[str, Any]:
+    return {"$schema": _DIALECT, **model.model_json_schema(by_alias=True)}
 
 
 def llm_backend_schema() -> dict[str, Any]:

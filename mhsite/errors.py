@@ -1,5 +1,6 @@
 """Whatever goes wrong, in the one shape of the site: ``{"error": {…}}`` (``accounts.errors``)."""
 
+import json
 import logging
 from typing import Any, Final
 
@@ -19,11 +20,14 @@ from rest_framework.response import Response
 from accounts import errors as mh
 from accounts.access import settle
 from accounts.requests import current_request_id
+from router.ollama_frames import flat_error
 
 logger = logging.getLogger(__name__)
 
 #: Paths for programs; everything else is for browsers.
 API_PREFIXES: Final = ("/api/", "/v1/", "/ollama/", "/health", "/metrics")
+#: Where errors have the shape that Ollama's clients read.
+OLLAMA_API: Final = "/ollama/api/"
 
 
 def is_api(request: HttpRequest) -> bool:
@@ -37,6 +41,11 @@ def response_for(error: mh.MhError) -> JsonResponse:
     for name, value in _headers(error).items():
         response.headers[name] = value
     return response
+
+
+def error_body(path: str, error: mh.ErrorBody) -> dict[str, Any]:
+    """Return the whole body for ``error`` at ``path``: Ollama's clients read another shape."""
+    return flat_error(error) if path.startswith(OLLAMA_API) else {"error": error}
 
 
 def too_large() -> mh.TooLarge:
@@ -90,9 +99,29 @@ def csrf_failure(request: HttpRequest, reason: str) -> HttpResponse:
 
 
 def in_shape(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
-    """Return ``response``, or, for an error page on an API path, the same error in the one shape."""
+    """Return ``response``, or, for an error page on an API path, the same error in the one shape.
+
+    Ollama's clients read another one, and get it.
+    """
     if response.status_code < 400 or not is_api(request) or response.streaming:  # noqa: PLR2004
         return response
+    shaped = _in_one_shape(request, response)
+    return _as_ollamas(shaped) if request.path_info.startswith(OLLAMA_API) else shaped
+
+
+def _as_ollamas(response: HttpResponseBase) -> HttpResponseBase:
+    """Return the same error with its message as ``error``, and our other fields beside it."""
+    if not isinstance(response, HttpResponse):
+        return response
+    error = json.loads(response.content).get("error")
+    if isinstance(error, dict):
+        response.content = json.dumps(flat_error(error)).encode()
+        if "Content-Length" in response.headers:
+            response.headers["Content-Length"] = str(len(response.content))
+    return response
+
+
+def _in_one_shape(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
     if response.headers.get("Content-Type", "").startswith("application/json"):
         return response
     shaped = response_for(_from_status(response.status_code, request))

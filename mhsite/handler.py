@@ -7,7 +7,7 @@ from django.core.handlers.asgi import ASGIHandler
 from accounts import database
 
 #: Their views are async; others are synchronous, and may hold a thread for long.
-_POOLED: Final = ("/v1/", "/api/chat")
+_POOLED: Final = ("/v1/", "/api/chat", "/ollama/")
 
 
 class Handler(ASGIHandler):

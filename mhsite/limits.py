@@ -31,13 +31,13 @@ def body_limit(app: Application) -> Application:
             return
         limit: int = settings.MH_MAX_BODY_BYTES
         if _announced(scope) > limit:
-            await _refuse(send)
+            await _refuse(scope, send)
             return
         try:
             await app(scope, _counted(receive, limit), send)
         except _TooLargeError:
             # Django reads the whole body before it answers, so nothing has been sent yet.
-            await _refuse(send)
+            await _refuse(scope, send)
 
     return limited
 
@@ -63,9 +63,10 @@ def _counted(receive: Receive, limit: int) -> Receive:
     return counted
 
 
-async def _refuse(send: Send) -> None:
+async def _refuse(scope: Any, send: Send) -> None:
     request_id = request_id_new()
-    body = json.dumps({"error": errors.too_large().body(request_id)}).encode()
+    error = errors.error_body(str(scope.get("path", "")), errors.too_large().body(request_id))
+    body = json.dumps(error).encode()
     await send(
         {
             "type": "http.response.start",

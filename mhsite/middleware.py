@@ -89,14 +89,14 @@ def errors_as_json(get_response: Any) -> Any:
 
         async def async_middleware(request: HttpRequest) -> HttpResponseBase:
             early = _too_large(request)
-            return early or errors.in_shape(request, await get_response(request))
+            return errors.in_shape(request, early or await get_response(request))
 
         middleware: Any = async_middleware
     else:
 
         def sync_middleware(request: HttpRequest) -> HttpResponseBase:
             early = _too_large(request)
-            return early or errors.in_shape(request, get_response(request))
+            return errors.in_shape(request, early or get_response(request))
 
         middleware = sync_middleware
     middleware.process_exception = errors.process_exception

@@ -4,9 +4,22 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from router.ollama_requests import OllamaChat, OllamaEmbed, OllamaGenerate, OllamaShow
+from router.registry_schemas import AccountChange, AccountCreate, EntryChange, EntryCreate, RoleFile
 from router.responses_translation import OpenAIResponse
 from router.schemas import ChatRequest, OpenAIChat, OpenAICompletion, OpenAIEmbedding
 
+_MESSAGE: Final = {"type": "string", "description": "what is wrong and what to do"}
+_ERROR_FIELDS: Final[dict[str, Any]] = {
+    "type": {"type": "string", "description": "the kind: `permission_error`"},
+    "code": {"type": "string", "description": "the reason: `backend_not_found`"},
+    "param": {
+        "type": "string",
+        "nullable": True,
+        "description": "the field at fault, if one is",
+    },
+    "request_id": {"type": "string"},
+}
 _ERROR: Final = {
     "type": "object",
     "description": "Every error, on every path.",
@@ -15,17 +28,7 @@ _ERROR: Final = {
         "error": {
             "type": "object",
             "required": ["message", "type", "code", "param", "request_id"],
-            "properties": {
-                "message": {"type": "string", "description": "what is wrong and what to do"},
-                "type": {"type": "string", "description": "the kind: `permission_error`"},
-                "code": {"type": "string", "description": "the reason: `backend_not_found`"},
-                "param": {
-                    "type": "string",
-                    "nullable": True,
-                    "description": "the field at fault, if one is",
-                },
-                "request_id": {"type": "string"},
-            },
+            "properties": {"message": _MESSAGE, **_ERROR_FIELDS},
         }
     },
 }
@@ -33,6 +36,13 @@ _OPENAI: Final = {
     "type": "object",
     "description": "As in OpenAI's API.",
     "additionalProperties": True,
+}
+_OLLAMA: Final = {**_OPENAI, "description": "As in Ollama's API."}
+_OLLAMA_ERROR: Final = {
+    "type": "object",
+    "description": "An error, as Ollama's clients read it.",
+    "required": ["error", "type", "code", "request_id"],
+    "properties": {"error": _MESSAGE, **_ERROR_FIELDS},
 }
 _CHAT_ANSWER: Final = {
     "type": "object",
@@ -50,6 +60,20 @@ _CHAT_ANSWER: Final = {
         "request_id": {"type": "string"},
     },
 }
+_OLLAMA_BODIES: Final[dict[str, type[BaseModel]]] = {
+    "chat": OllamaChat,
+    "generate": OllamaGenerate,
+    "show": OllamaShow,
+    "embed": OllamaEmbed,
+    "embeddings": OllamaEmbed,
+}
+_REGISTRY: Final[tuple[type[BaseModel], ...]] = (
+    AccountChange,
+    AccountCreate,
+    EntryChange,
+    EntryCreate,
+    RoleFile,
+)
 _STATUSES: Final = {
     "400": "The request cannot be understood.",
     "401": "Nobody is signed in, or the token is not good.",
@@ -70,10 +94,18 @@ def complete(result: dict[str, Any], generator: Any, **_: Any) -> dict[str, Any]
     del generator
     schemas = result.setdefault("components", {}).setdefault("schemas", {})
     schemas["Error"] = _ERROR
+    schemas["OllamaError"] = _OLLAMA_ERROR
     schemas["ChatAnswer"] = _CHAT_ANSWER
-    for model in (ChatRequest, OpenAIChat, OpenAICompletion, OpenAIEmbedding, OpenAIResponse):
+    models: tuple[type[BaseModel], ...] = (
+        ChatRequest,
+        OpenAIChat,
+        OpenAICompletion,
+        OpenAIEmbedding,
+        OpenAIResponse,
+    )
+    for model in (*models, *_OLLAMA_BODIES.values(), *_REGISTRY):
         _add_model(schemas, model)
-    for path, method, operation in _plain_views():
+    for path, method, operation in (*_plain_views(), *_ollama_views()):
         result["paths"].setdefault(path, {})[method] = operation
     for path, methods in result["paths"].items():
         for operation in methods.values():
@@ -87,18 +119,19 @@ def _add_errors(path: str, operation: dict[str, Any]) -> None:
     wanted = [*_ALWAYS]
     if "requestBody" in operation:
         wanted += _WITH_BODY
-    if "{" in path or path.startswith(("/v1/", "/api/chat")):
+    if "{" in path or path.startswith(("/v1/", "/api/chat", "/ollama/api/")):
         wanted += ["404", "503"]
     if path.startswith("/health/"):
         wanted = []
     for status in wanted:
-        responses.setdefault(status, _error_response(status))
+        shape = "OllamaError" if path.startswith("/ollama/") else "Error"
+        responses.setdefault(status, _error_response(status, shape))
 
 
-def _error_response(status: str) -> dict[str, Any]:
+def _error_response(status: str, shape: str) -> dict[str, Any]:
     return {
         "description": _STATUSES[status],
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+        "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{shape}"}}},
     }
 
 
@@ -202,8 +235,47 @@ def _plain_views() -> list[tuple[str, str, dict[str, Any]]]:
                 {"application/x-ndjson": {"schema": {"type": "string"}}},
             ),
         ),
+        (
+            "/metrics",
+            "get",
+            {
+                **_operation(
+                    "metrics", "Counters and histograms of all requests, for Prometheus. "
+                    "With a token, or from this machine without one.", None,
+                    {"text/plain": {"schema": {"type": "string"}}},
+                ),
+                "security": [*_SECURITY, {}],
+            },
+        ),
         *[(f"/health/{name}", "get", _health(name)) for name in ("live", "ready")],
     ]  # fmt: skip
+
+
+def _ollama_views() -> list[tuple[str, str, dict[str, Any]]]:
+    content = {"application/json": {"schema": _OLLAMA}}
+    streamed = {**content, "application/x-ndjson": {"schema": {"type": "string"}}}
+    reads = [
+        (
+            f"/ollama/api/{name}",
+            "get",
+            _operation(f"ollama_{name}", "As Ollama's.", None, content),
+        )
+        for name in ("ps", "tags", "version")
+    ]
+    asks = [
+        (
+            f"/ollama/api/{name}",
+            "post",
+            _operation(
+                f"ollama_{name}",
+                "As Ollama's.",
+                body.__name__,
+                streamed if name in {"chat", "generate"} else content,
+            ),
+        )
+        for name, body in _OLLAMA_BODIES.items()
+    ]
+    return [*reads, *asks]
 
 
 def _operation(

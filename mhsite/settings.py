@@ -36,6 +36,12 @@ MH_MAX_BODY_BYTES: int = env.int("MH_MAX_BODY_BYTES", 20 * 1024 * 1024)
 MH_IMAGE_MAX_BYTES: int = env.int("MH_IMAGE_MAX_BYTES", 10 * 1024 * 1024)
 MH_IMAGES_MAX: int = env.int("MH_IMAGES_MAX", 16)
 MH_IMAGE_URLS: bool = env.bool("MH_IMAGE_URLS", False)
+#: Days for which what each request cost is kept; 0 keeps it for ever.
+MH_USAGE_DAYS: int = env.int("MH_USAGE_DAYS", 400)
+#: What a user may use of whom nothing else was said; 0 is as much as they like.
+MH_QUOTA_REQUESTS_PER_MINUTE: int = env.int("MH_QUOTA_REQUESTS_PER_MINUTE", 0)
+MH_QUOTA_TOKENS_PER_DAY: int = env.int("MH_QUOTA_TOKENS_PER_DAY", 0)
+MH_QUOTA_TOKENS_PER_MONTH: int = env.int("MH_QUOTA_TOKENS_PER_MONTH", 0)
 MH_MODELS_DIRS: list[str] = env.list("MH_MODELS_DIRS", default=[])
 
 SECRET_KEY = home.secret_key()

@@ -5,10 +5,17 @@ MhError
 ├── InvalidRequest ┬─ ContextTooLong      400
 │                  └─ NotSupported        400
 ├── Invalid        ── InvalidProvider     422
-├── NotFound       ── UnknownRoute        404
-├── Conflict       ── DuplicateChat       409
+│                     └─ CredentialsRefused
+├── NotFound       ┬─ UnknownRoute        404
+│                  ├─ UnknownModel        404
+│                  ├─ UnknownRole         404
+│                  └─ UnknownAccount      404
+├── Conflict       ┬─ DuplicateChat       409
+│                  ├─ AlreadyThere        409
+│                  └─ InUse               409
 ├── Unavailable    ── NoRoute             503
-│                  └─ EngineUnreachable   503
+│                  ├─ EngineUnreachable   503
+│                  └─ CredentialsUntried  503
 ├── UpstreamFailed ┬─ EngineStopped       502
 │                  ├─ UpstreamGarbled     502
 │                  ├─ FormatNotFollowed   502
@@ -63,6 +70,48 @@ class InvalidProvider(Invalid):
     """What is set for a provider is not complete, or not acceptable."""
 
     code = "invalid_provider"
+
+
+class CredentialsRefused(InvalidProvider):
+    """The provider does not take the credentials; they were not saved."""
+
+    code = "credentials_refused"
+
+
+class CredentialsUntried(Unavailable):
+    """The provider could not be asked whether the credentials are good; they were not saved."""
+
+    code = "credentials_untried"
+
+
+class UnknownModel(NotFound):
+    """The registry has no model of this id."""
+
+    code = "model_not_found"
+
+
+class UnknownRole(NotFound):
+    """There is no role of this name, or nothing is set for it."""
+
+    code = "role_not_found"
+
+
+class UnknownAccount(NotFound):
+    """There is no provider account of this name."""
+
+    code = "provider_not_found"
+
+
+class AlreadyThere(Conflict):
+    """Something has this name already."""
+
+    code = "already_exists"
+
+
+class InUse(Conflict):
+    """Something else needs it."""
+
+    code = "in_use"
 
 
 class UnknownRoute(NotFound):

@@ -34,13 +34,14 @@ def methods(*allowed: str) -> Callable[[View], View]:
     return decorate
 
 
-def json_body(request: HttpRequest) -> tuple[bytes, dict[str, Any]]:
-    """Return the body's bytes and the JSON object they hold.
+def json_body(request: HttpRequest, *, any_type: bool = False) -> tuple[bytes, dict[str, Any]]:
+    """Return the body's bytes and the JSON object they hold; with ``any_type`` whatever they are called.
 
     Raises:
         TooLarge: the body is larger than ``MH_MAX_BODY_BYTES``.
         InvalidRequest: it is not a JSON object.
     """
+<<<<<<< HEAD
     raw = _raw_body(request)
     return raw, json_object(raw, request.content_type or "")
 
@@ -53,6 +54,10 @@ def json_object(raw: bytes, content_type: str) -> dict[str, Any]:
     """
     kind = content_type.partition(";")[0].strip().lower()
     if kind and kind != _JSON and not kind.endswith("+json"):
+=======
+    kind = (request.content_type or "").lower()
+    if not any_type and kind and kind != _JSON and not kind.endswith("+json"):
+>>>>>>> main
         raise InvalidRequest(
             f"Send JSON, with the header Content-Type: {_JSON} (this was {kind[:80]}).",
             code="unsupported_content_type",

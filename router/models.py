@@ -7,24 +7,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Q
 
-
-class WhenOff(models.TextChoices):
-    """What becomes of a request whose entry names a local backend that does not serve."""
-
-    #: Go on in the chain; wait only where nothing else can answer and waiting helps.
-    NEXT = "next"
-    WAIT = "wait"
-    #: Take what the active backend serves instead.
-    SUBSTITUTE = "substitute"
-    ERROR = "error"
-
-
-class ContextPolicy(models.TextChoices):
-    """What becomes of a conversation that is longer than the model's context."""
-
-    ERROR = "error"
-    #: Leave out the oldest messages.
-    TRIM = "trim"
+from router import usage_models  # noqa: F401 - Django looks for models here
 
 
 class EntryFields(models.Model):
@@ -35,8 +18,9 @@ class EntryFields(models.Model):
     model = models.CharField(max_length=512, default="", blank=True)
     #: Defaults for requests, by the names of ``router.schemas.ChatOptions``.
     options = models.JSONField(default=dict, blank=True)
-    when_off = models.CharField(max_length=16, choices=WhenOff.choices, default=WhenOff.NEXT)
-    #: What the model can do, of ``router.schemas.CAPABILITIES``; empty means nobody has said.
+    #: What becomes of a request while the local backend is off (``router.resolution.WhenOff``).
+    when_off = models.CharField(max_length=16, default="next")
+    #: What the model can do, of ``router.registry_schemas.CAPABILITIES``; empty means nobody has said.
     capabilities = models.JSONField(default=list, blank=True)
     description = models.CharField(max_length=512, default="", blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -65,9 +49,8 @@ class Role(models.Model):
     name = models.CharField(max_length=64, primary_key=True)
     #: Win over the options of the chain's entries.
     options = models.JSONField(default=dict, blank=True)
-    context = models.CharField(
-        max_length=16, choices=ContextPolicy.choices, default=ContextPolicy.ERROR
-    )
+    #: What becomes of a conversation that is too long (``router.resolution.ContextPolicy``).
+    context = models.CharField(max_length=16, default="error")
 
     class Meta:
         ordering = ["name"]
@@ -123,9 +106,8 @@ class UserRole(models.Model):
     #: Ids of models, theirs or the site's; those that are gone are passed over.
     chain = models.JSONField(default=list)
     options = models.JSONField(default=dict, blank=True)
-    context = models.CharField(
-        max_length=16, choices=ContextPolicy.choices, default=ContextPolicy.ERROR
-    )
+    #: What becomes of a conversation that is too long (``router.resolution.ContextPolicy``).
+    context = models.CharField(max_length=16, default="error")
 
     class Meta:
         ordering = ["user_id", "name"]
@@ -148,8 +130,9 @@ class ProviderAccount(models.Model):
     secrets = models.TextField(default="", blank=True)
     #: Secrets that were read from the environment, by field: ``{"apiKey": "${HF_TOKEN}"}``, to export.
     references = models.JSONField(default=dict, blank=True)
-    #: When the credentials were tried last, and what was found; None: never.
+    #: When the credentials were tried last, whether they worked, and what was found; None: never.
     checked_at = models.DateTimeField(null=True, blank=True)
+    check_good = models.BooleanField(null=True, blank=True)
     check_message = models.CharField(max_length=512, default="", blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)

@@ -6,7 +6,7 @@ Source: OpenAI's API reference, "Chat Completions" and "Streaming".
 
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any, Final
 
 from accounts.errors import InvalidRequest
@@ -124,8 +124,8 @@ def _tool_choice(given: Any) -> str | Mapping[str, Any] | None:
 
 async def translated(
     deltas: AsyncIterator[Delta], call: ChatCall, fields: Mapping[str, Any]
-) -> AsyncGenerator[bytes, None]:
-    """Yield the frames of a streamed answer, ``[DONE]`` included.
+) -> AsyncGenerator[bytes | Waits, None]:
+    """Yield the frames of a streamed answer, ``[DONE]`` included; before them what it waits for.
 
     Raises:
         MhError: whatever ``deltas`` raises; nothing follows then.
@@ -136,20 +136,27 @@ async def translated(
     async for delta in deltas:
         if isinstance(delta, Finished):
             yield chunks.finished(delta)
-        elif not isinstance(delta, Waits):
+        elif isinstance(delta, Waits):
+            yield delta
+        else:
             yield chunks.piece(delta)
 
 
-async def translated_whole(deltas: AsyncIterator[Delta], call: ChatCall) -> bytes:
-    """Return an answer that is not streamed.
+async def translated_whole(
+    deltas: AsyncIterator[Delta], call: ChatCall
+) -> AsyncGenerator[bytes | Waits, None]:
+    """Yield an answer that is not streamed; before it what it waits for.
 
     Raises:
         MhError: whatever ``deltas`` raises.
     """
     whole = _Whole()
     async for delta in deltas:
-        whole.add(delta)
-    return _encode({**_head(call, "chat.completion"), **whole.body()})
+        if isinstance(delta, Waits):
+            yield delta
+        else:
+            whole.add(delta)
+    yield _encode({**_head(call, "chat.completion"), **whole.body()})
 
 
 class _Chunks:
@@ -162,7 +169,7 @@ class _Chunks:
 
     def piece(self, event: TokenEvent | ReasoningEvent | ToolCallEvent) -> bytes:
         """Return the frames for a piece of the answer."""
-        logprobs = event.get("logprobs")
+        logprobs = event.get("logprobs", []) if event["type"] == "token" else []
         return self._begin() + self._chunk(_delta(event), logprobs=logprobs)
 
     def finished(self, end: Finished) -> bytes:
@@ -179,12 +186,15 @@ class _Chunks:
         return self._chunk({"role": "assistant", "content": ""})
 
     def _chunk(
-        self, delta: dict[str, Any], reason: str | None = None, logprobs: Any = None
+        self,
+        delta: dict[str, Any],
+        reason: str | None = None,
+        logprobs: Sequence[TokenLogprob] = (),
     ) -> bytes:
         choice = {
             "index": 0,
             "delta": delta,
-            "logprobs": {"content": logprobs} if logprobs else None,
+            "logprobs": _logprobs(logprobs),
             "finish_reason": reason,
         }
         usage = {"usage": None} if self._counts else {}
@@ -216,11 +226,11 @@ class _Whole:
         self._calls: dict[int, dict[str, Any]] = {}
         self._end: Finished | None = None
 
-    def add(self, delta: Delta) -> None:
+    def add(self, delta: TokenEvent | ReasoningEvent | ToolCallEvent | Finished) -> None:
         """Take the next one."""
         if isinstance(delta, Finished):
             self._end = delta
-        elif not isinstance(delta, Waits):
+        else:
             self._add(delta)
 
     def _add(self, event: TokenEvent | ReasoningEvent | ToolCallEvent) -> None:
@@ -251,7 +261,7 @@ class _Whole:
         choice = {
             "index": 0,
             "message": message,
-            "logprobs": {"content": self._logprobs} if self._logprobs else None,
+            "logprobs": _logprobs(self._logprobs),
             "finish_reason": self._end.reason,
         }
         return {"choices": [choice], "usage": _usage(self._end.usage)}
@@ -264,6 +274,12 @@ def _head(call: ChatCall, kind: str) -> dict[str, Any]:
         "created": int(time.time()),
         "model": call.model,
     }
+
+
+def _logprobs(found: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+    """Return the log probabilities of a choice; OpenAI's clients want every field."""
+    content = [{"bytes": None, "top_logprobs": [], **entry} for entry in found]
+    return {"content": content, "refusal": None} if content else None
 
 
 def _usage(usage: Usage | None) -> Usage:

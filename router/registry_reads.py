@@ -7,15 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from django.db.models import Exists, IntegerField, Subquery, Value
-from pydantic import ValidationError
+from django.db.models import Exists, IntegerField, OuterRef, QuerySet, Subquery, Value
 
 from accounts.errors import MhError
 from accounts.models import User
 from backends import secrets
 from backends.errors import InvalidOptions
 from backends.models import Switchboard
-from router.errors import InvalidProvider
+from router.account_settings import settings_parsed
 from router.models import (
     Deployment,
     ModelEntry,
@@ -80,8 +79,18 @@ def _site_entries(ids: Iterable[str] | None = None) -> dict[str, Entry]:
     return {row[0]: _entry(row[0], row[1:]) for row in rows.values_list("id", *_FIELDS)}
 
 
+def own_rows(user: User) -> QuerySet[UserModelEntry]:
+    """Return the models of ``user``'s own that count.
+
+    One that names an account counts while one of the site's models names the same: the site pays for it.
+    """
+    offered = ModelEntry.objects.filter(provider=OuterRef("provider"), model=OuterRef("model"))
+    of_account = ProviderAccount.objects.filter(pk=OuterRef("provider"))
+    return UserModelEntry.objects.filter(~Exists(of_account) | Exists(offered), user=user)
+
+
 def _own_entries(user: User, ids: Iterable[str] | None = None) -> dict[str, Entry]:
-    rows = UserModelEntry.objects.filter(user=user)
+    rows = own_rows(user)
     if ids is not None:
         rows = rows.filter(entry_id__in=ids)
     return {row[0]: _entry(row[0], row[1:]) for row in rows.values_list("entry_id", *_FIELDS)}
@@ -137,7 +146,7 @@ def registry_part(
 def _part_of_model(model: str, user: User | None) -> dict[str, Entry]:
     rows = _ranked(ModelEntry.objects.filter(pk=model), "id", 0)
     if user is not None:
-        own = UserModelEntry.objects.filter(user=user, entry_id=model)
+        own = own_rows(user).filter(entry_id=model)
         rows = rows.union(_ranked(own, "entry_id", 1), all=True)
     # The user's own comes last, and stays.
     return {row[1]: _entry(row[1], row[2:]) for row in sorted(rows, key=lambda row: row[0])}
@@ -243,7 +252,7 @@ def account_of(row: ProviderAccount) -> Account:
     except InvalidOptions:
         why = (
             f"The secrets of the provider account {row.name} were encrypted with another MH_SECRET_KEY."
-            f" Restore that key, or enter them again: PUT /api/providers/{row.name}."
+            f" Restore that key, or enter them again: PATCH /api/providers/{row.name}."
         )
         return Account(name=row.name, kind=row.kind, settings=None, ready=False, why_not=why)
     except MhError as exc:
@@ -258,27 +267,3 @@ def account_of(row: ProviderAccount) -> Account:
 def _not_ready(row: ProviderAccount, settings: ProviderSettings | None, exc: MhError) -> Account:
     why = f"The provider account {row.name} is not complete: {exc.message}"
     return Account(name=row.name, kind=row.kind, settings=settings, ready=False, why_not=why)
-
-
-def settings_parsed(kind: str, values: Mapping[str, Any]) -> ProviderSettings:
-    """Return ``values`` as the ``Settings`` of the provider plug-in ``kind``.
-
-    Raises:
-        InvalidProvider: there is no such plug-in, it takes no account, or a value is wrong. Values are
-            not repeated: they may be secret.
-    """
-    known = provider(kind).Settings
-    if known is None:
-        msg = f"{kind} runs on this machine, and needs no account: its options are its backend's."
-        raise InvalidProvider(msg, param="kind")
-    try:
-        return known.model_validate(values)
-    except ValidationError as exc:
-        details = exc.errors(include_url=False, include_context=False, include_input=False)
-    first = details[0]
-    where = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        reason = f"there is no such setting of {kind}"
-    else:
-        reason = first["msg"].removeprefix("Value error, ")
-    raise InvalidProvider(f"{where}: {reason}." if where else f"{reason}.", param=where or None)

@@ -1,5 +1,6 @@
-"""What clients may send, and what ``etc/models.json`` may hold. Unknown keys are errors that name them."""
+"""What clients may send. Unknown keys are errors that name them; files are in ``router.registry_schemas``."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -19,12 +20,14 @@ SHIPPED_ROLES = (
     "embedder",
     "fallback",
 )
-#: Providers an entry may name in this version.
-PROVIDERS = ("active", "vllm", "ollama", "openai", "runpod", "huggingface")
 MESSAGES_MAX = 4096
 
 Name = Annotated[str, Field(min_length=1, max_length=512)]
+#: What a model of the registry may be called.
+ENTRY_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 EntryId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=128)]
+#: What a role may be called.
+ROLE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 RoleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$", max_length=64)]
 #: Go's notation of a time: ``5m``, ``1h30m``; below zero is for ever. A number is seconds.
 Duration = Annotated[
@@ -224,36 +227,6 @@ class OpenAIEmbedding(Lenient):
     dimensions: int | None = Field(None, ge=1, le=1_000_000)
 
 
-class EntryFile(Strict):
-    """One model of ``etc/models.json``."""
-
-    provider: Literal["active", "vllm", "ollama", "openai", "runpod", "huggingface"]
-    #: Name the provider knows it by; empty means what it serves at the moment.
-    model: str = Field("", max_length=512)
-    options: ChatOptions = ChatOptions()
-    description: str = Field("", max_length=512)
-
-
-class RegistryFile(Strict):
-    """``etc/models.json``: models by registry id, and for each role its chain of ids."""
-
-    model_config = ConfigDict(title="Models and roles of mh")
-
-    schema_reference: str | None = Field(None, alias="$schema")
-    version: Literal["1.0.0"] = "1.0.0"
-    models: dict[EntryId, EntryFile]
-    roles: dict[RoleName, Annotated[list[EntryId], Field(max_length=32)]]
-
-    @model_validator(mode="after")
-    def _chains_name_models(self) -> Self:
-        for role, chain in self.roles.items():
-            for entry in chain:
-                if entry not in self.models:
-                    msg = f"role {role!r} names {entry!r}, which is not among the models"
-                    raise ValueError(msg)
-        return self
-
-
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
 #: What makes a request impossible to understand, as against a value that is not acceptable.
@@ -300,6 +273,8 @@ def _path(location: tuple[int | str, ...]) -> str:
     for step in location:
         if isinstance(step, int):
             path += f"[{step}]"
-        elif (step.isidentifier() and step not in {"str", "text", "image_url"}) or not path:
+        elif (
+            step.isidentifier() and step not in {"str", "bool", "int", "text", "image_url"}
+        ) or not path:
             path += f".{step[:80]}" if path else step[:80]
     return path

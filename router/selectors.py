@@ -9,6 +9,7 @@ from backends import selectors as backends
 from backends.engines.base import Target
 from backends.errors import BackendNotRunning
 from backends.models import Backend
+from router.availability import refusal_explained
 from router.errors import NoRoute, UnknownRoute
 from router.providers.base import Provider
 from router.providers.registry import engine_provider, provider
@@ -178,7 +179,10 @@ def _resolved_whole(
         if targets == before:
             if unknown is not None:
                 raise unknown
-            return ResolvedChain((), chain.refusal)
+            refusal = chain.refusal
+            if refusal is not None:
+                refusal = refusal_explained(refusal, whole, role=role, model=model)
+            return ResolvedChain((), refusal)
 
 
 def _resolved(route: Route, targets: _Targets) -> Resolved:
@@ -232,8 +236,8 @@ def _engines_explained(targets: _Targets) -> Engines:
     return replace(engines, backends=names)
 
 
-def model_cards() -> list[ModelCard]:
-    """Return every name a request may ask for: served models, registry ids, roles."""
+def model_cards(user: User | None = None) -> list[ModelCard]:
+    """Return every name a request of ``user`` may ask for: served models, registry ids, roles."""
     targets = _targets()
     owners = {
         model: found.backend
@@ -242,5 +246,5 @@ def model_cards() -> list[ModelCard]:
     }
     return [
         ModelCard(id=name, object="model", created=0, owned_by=owners.get(name, "mh"))
-        for name in names(registry(), _engines(targets))
+        for name in names(registry(user), _engines(targets))
     ]

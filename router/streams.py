@@ -107,9 +107,20 @@ class Stream:
     """A source of bytes, running in a task of its own until it ends or nobody wants it any more."""
 
     def __init__(
-        self, source: AsyncGenerator[bytes, None], *, on_error: Callable[[MhError], bytes]
+        self,
+        source: AsyncGenerator[bytes, None],
+        *,
+        on_error: Callable[[MhError], bytes],
+        heartbeat: bytes = HEARTBEAT,
     ) -> None:
-        """Start producing. ``on_error`` makes the last frame of a stream that breaks off."""
+        """Start producing.
+
+        Args:
+            source: the frames.
+            on_error: makes the last frame of a stream that breaks off.
+            heartbeat: a frame that says nothing.
+        """
+        self._heartbeat = heartbeat
         self._pipe = _Pipe()
         self._loop = asyncio.get_running_loop()
         self._task = self._loop.create_task(_produce(source, self._pipe))
@@ -145,7 +156,7 @@ class Stream:
                 elif pipe.ended:
                     break
                 else:
-                    yield HEARTBEAT
+                    yield self._heartbeat
             if pipe.error is not None:
                 yield self._on_error(pipe.error)
         finally:
@@ -168,11 +179,13 @@ class Stream:
 
 
 class EventStream(StreamingHttpResponse):
-    """A response of server-sent events."""
+    """A response of server-sent events, or of other frames that come as they are made."""
 
-    def __init__(self, stream: Stream, **kwargs: Any) -> None:
+    def __init__(
+        self, stream: Stream, content_type: str = "text/event-stream; charset=utf-8", **kwargs: Any
+    ) -> None:
         body = stream.bytes()
-        super().__init__(body, content_type="text/event-stream; charset=utf-8", **kwargs)
+        super().__init__(body, content_type=content_type, **kwargs)
         self["Cache-Control"] = "no-cache"
         self["X-Accel-Buffering"] = "no"
         self._stream, self._body = stream, body

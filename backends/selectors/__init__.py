@@ -2,6 +2,7 @@
 
 from backends.selectors.engine_logs import LogFollower, backend_log, backend_starts, mask
 from backends.selectors.expecting import start_seconds_expected
+from backends.selectors.exporting import config_export
 from backends.selectors.operations import (
     operation_backend_owner_id,
     operation_current,
@@ -30,6 +31,7 @@ from backends.selectors.overview import (
     detect_for,
     detection_now,
     frame_for,
+    models_seen,
     server_facts,
     startup,
     status,
@@ -90,6 +92,7 @@ __all__ = [
     "backend_token",
     "candidates",
     "comes_on_demand",
+    "config_export",
     "detect",
     "detect_for",
     "detection_now",
@@ -99,6 +102,7 @@ __all__ = [
     "machine_now",
     "mask",
     "model_started",
+    "models_seen",
     "now",
     "operation_backend_owner_id",
     "operation_current",

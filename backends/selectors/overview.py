@@ -100,6 +100,12 @@ def server_facts(name: str) -> dict[str, Any]:
     return last_snapshot().get("backends", {}).get(name, {}).get("server") or {}
 
 
+def models_seen(name: str) -> list[str] | None:
+    """Return the models that the observer last heard an engine that is somebody else's offer; None if it did not."""
+    heard: list[str] | None = last_snapshot().get("backends", {}).get(name, {}).get("models")
+    return heard
+
+
 def candidates() -> list[choice.Candidate]:
     """Return the backends of this machine, as far as the auto-select rule goes."""
     snapshot = last_snapshot()

@@ -28,6 +28,7 @@ from backends.services.configuration import (
     backend_configure,
     backend_configure_as,
     config_import,
+    deployment_mode_set,
     options_keep,
 )
 from backends.services.gpu_leases import (
@@ -87,6 +88,7 @@ __all__ = [
     "backend_update",
     "backends_ensure",
     "config_import",
+    "deployment_mode_set",
     "gpu_in_use",
     "gpu_lease_check",
     "gpu_lease_held",

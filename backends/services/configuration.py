@@ -151,3 +151,11 @@ def config_import(*, actor: Actor, data: Any) -> list[str]:
         )
         transaction.on_commit(status_publish)
     return left_out
+
+
+def deployment_mode_set(mode: str) -> None:
+    """Say where models run, ``local`` or ``server``, as part of what the caller records."""
+    board, _ = Switchboard.objects.get_or_create(pk=1)
+    if board.deployment_mode != mode:
+        Switchboard.objects.filter(pk=1).update(deployment_mode=mode)
+        transaction.on_commit(status_publish)

@@ -14,7 +14,20 @@ from typing import NoReturn
 import typer
 
 from accounts.errors import MhError
-from mhsite.cli import audit, backend, chat, develop, ollama, site, token, vllm
+from mhsite.cli import (
+    audit,
+    backend,
+    chat,
+    config,
+    develop,
+    model,
+    ollama,
+    role,
+    site,
+    token,
+    usage,
+    vllm,
+)
 from mhsite.cli.output import print_error
 
 app = typer.Typer(
@@ -27,11 +40,15 @@ app = typer.Typer(
 )
 site.register(app)
 chat.register(app)
+usage.register(app)
 develop.register(app)
 app.add_typer(backend.app, name="backend")
 app.add_typer(vllm.app, name="vllm")
 app.add_typer(ollama.app, name="ollama")
+app.add_typer(role.app, name="role")
+app.add_typer(model.app, name="model")
 app.add_typer(token.app, name="token")
+app.add_typer(config.app, name="config")
 app.add_typer(audit.app, name="audit")
 
 #: Errors that mean: nothing is broken, it just is not there.
@@ -71,7 +88,8 @@ def _unexpected(exc: Exception, *, as_json: bool) -> int:
     if os.environ.get("MH_DEBUG") == "1":
         raise exc
     usage = getattr(exc, "exit_code", None) == _USAGE
-    message = str(getattr(exc, "message", "")) if usage else f"{type(exc).__name__}: {exc}"
+    said = getattr(exc, "format_message", lambda: "")
+    message = str(said()) if usage else f"{type(exc).__name__}: {exc}"
     code, kind = ("usage", "invalid_request_error") if usage else ("internal_error", "server_error")
     hint = "" if usage else " (a fault in mh; MH_DEBUG=1 shows where)"
     print_error(

@@ -48,15 +48,20 @@ def chat(
     from mhsite.cli.context import site_ready
 
     site_ready()
+    from router import usage
+
     asking = Asking(
         {"role": role, "model": model, "format": _format(format_)},
         {"temperature": temperature, "max_tokens": max_tokens},
         Output(as_json=as_json),
     )
-    if prompt is None and sys.stdin.isatty() and not as_json:
-        asking.converse()
-    else:
-        asking.once(sys.stdin.read() if prompt is None else prompt)
+    try:
+        if prompt is None and sys.stdin.isatty() and not as_json:
+            asking.converse()
+        else:
+            asking.once(sys.stdin.read() if prompt is None else prompt)
+    finally:
+        usage.flush()
 
 
 def _format(given: str | None) -> Any:

@@ -11,9 +11,13 @@ from backends import bus, gpu, selectors
 from mhsite.cli.finding import Finding
 from mhsite.cli.output import size
 from mhsite.processes.lock import running_site
+from router import registry_payloads
+from router.availability import Availability
 
 #: Free space below which an engine cannot be installed (vLLM's CPU build takes 2.5 GB).
 FREE_BYTES_MIN: Final = 4 * 1024**3
+#: What is wrong with a model, as against an engine that is only off.
+_TROUBLES: Final = (Availability.NOT_INSTALLED.value, Availability.NEEDS_CREDENTIALS.value)
 
 
 def findings() -> list[Finding]:
@@ -25,6 +29,7 @@ def findings() -> list[Finding]:
         *_site(),
         _gpus(),
         *_engines(),
+        *models(),
     ]
 
 
@@ -67,3 +72,15 @@ def _engines() -> list[Finding]:
         message = f"installed, {found['version']}" if found["installed"] else found["reason"]
         rows.append(Finding(backend.name, bool(found["installed"]), message))
     return rows
+
+
+def models() -> list[Finding]:
+    """Look at the models of the registry: one that is not installed, or has no account, is told before a chat."""
+    found = registry_payloads.models(None)
+    troubled: dict[str, list[str]] = {}
+    for row in found:
+        if row["availability"]["state"] in _TROUBLES:
+            troubled.setdefault(row["availability"]["message"], []).append(row["id"])
+    if not troubled:
+        return [Finding("models", True, f"{len(found)} in the registry")]
+    return [Finding("models", False, f"{', '.join(ids)}: {why}") for why, ids in troubled.items()]

@@ -3,25 +3,21 @@
 Everything here may be called again at any time. Django must be set up.
 """
 
-import json
 import logging
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from django.core.management import call_command
 from django.db import DatabaseError, transaction
 
 from accounts.actors import Actor
-from accounts.errors import InvalidRequest
-from mhsite import home
+from mhsite import home, settings_files
 
 logger = logging.getLogger(__name__)
 
-#: Files read at first boot, and what takes each. A file that is not there is no settings.
-SETTINGS_FILES = ("llm-backend.json", "models.json")
+#: Files read at first boot. A file that is not there is no settings.
+SETTINGS_FILES = settings_files.NAMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,32 +65,7 @@ def is_prepared() -> bool:
 
 def settings_import(folder: Path) -> None:
     """Read the settings files of ``folder`` into the database."""
-    importers = _importers()
-    for name in SETTINGS_FILES:
-        path = folder / name
-        if path.exists() and name in importers:
-            importers[name](actor=Actor.system(), data=read_json(path))
-            logger.info("settings read from %s", path)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in ``path``.
-
-    Raises:
-        InvalidRequest: it holds something else.
-    """
-    try:
-        data = json.loads(path.read_text())
-    except ValueError as exc:
-        raise InvalidRequest(f"{path} is not JSON: {exc}", code="invalid_file") from exc
-    if not isinstance(data, dict):
-        raise InvalidRequest(f"{path} must hold a JSON object.", code="invalid_file")
-    return data
-
-
-def _importers() -> dict[str, Callable[..., object]]:
-    """Return what takes each file."""
-    from backends.services import config_import
-    from router.services import registry_import
-
-    return {"llm-backend.json": config_import, "models.json": registry_import}
+    files = {name: folder / name for name in SETTINGS_FILES if (folder / name).exists()}
+    settings_files.settings_import(Actor.system(), files)
+    for path in files.values():
+        logger.info("settings read from %s", path)

@@ -3,8 +3,14 @@
 Open streams do not keep a stopping server alive: each gives them ``GRACE`` seconds.
 """
 
+<<<<<<< HEAD
 import gc
+=======
+import multiprocessing
+>>>>>>> main
 import os
+import signal
+import sys
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -13,6 +19,8 @@ from mhsite.processes.death import die_with_parent
 APPLICATION: Final = "mhsite.asgi:application"
 #: Seconds that requests under way get when the server is told to stop.
 GRACE: Final = 3
+#: Tells granian's workers that they are about to be stopped.
+_STOPPING: Final = signal.SIGUSR1
 
 
 def serve(name: str, host: str, port: int) -> None:
@@ -27,6 +35,7 @@ def serve(name: str, host: str, port: int) -> None:
     SERVERS[name](host, port)
 
 
+<<<<<<< HEAD
 def _ready() -> None:
     """Do what a server's process needs before its first request.
 
@@ -47,6 +56,26 @@ def _uvicorn(host: str, port: int) -> None:
     from mhsite.asgi import application
 
     _ready()
+=======
+def _application() -> Any:
+    """Load the application, and start what runs beside it in its process."""
+    from accounts import database
+    from mhsite.asgi import application
+    from router import usage
+
+    database.pool_start()
+    usage.start()
+    return application
+
+
+def _uvicorn(host: str, port: int) -> None:
+    import uvicorn
+
+    _application()
+    # When uvicorn has ended, it gives itself the signal that it was told with. The default would end the
+    # process there and then: cancelled requests would not be ended, nor what they cost be recorded.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+>>>>>>> main
     uvicorn.run(
         application,
         host=host,
@@ -83,15 +112,33 @@ def _granian(host: str, port: int) -> None:
         respawn_failed_workers=True,
         workers_kill_timeout=GRACE,
     )
+
+    interrupt: Callable[[], None] = server.signal_handler_interrupt
+
+    def stop(*_: Any) -> None:
+        for worker in multiprocessing.active_children():
+            if worker.pid is not None:
+                os.kill(worker.pid, _STOPPING)
+        interrupt()
+
+    # Granian kills workers whose requests have not ended after ``GRACE``; first they shall hear of it.
+    server.on_startup(lambda: signal.signal(signal.SIGTERM, stop))
     server.serve(target_loader=_granian_application, wrap_loader=False)
 
 
 def _granian_application() -> Any:
     """Load the application in granian's worker, which dies with granian's main process."""
     die_with_parent()
+<<<<<<< HEAD
     from mhsite.asgi import application
 
     _ready()
+=======
+    application = _application()
+    from router import usage
+
+    signal.signal(_STOPPING, lambda *_: usage.close_in(GRACE - 1))
+>>>>>>> main
     return application
 
 
@@ -99,11 +146,14 @@ def _daphne(host: str, port: int) -> None:
     from daphne.endpoints import build_endpoint_description_strings
     from daphne.server import Server
 
+<<<<<<< HEAD
     from mhsite.asgi import application
 
     _ready()
+=======
+>>>>>>> main
     Server(
-        application=application,
+        application=_application(),
         endpoints=build_endpoint_description_strings(host=host, port=port),
         application_close_timeout=GRACE,
         server_name="",

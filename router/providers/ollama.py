@@ -13,7 +13,6 @@ import httpx
 from accounts.errors import MhError
 from backends.engines.base import Target
 from router.errors import UpstreamGarbled
-from router.events import Usage
 from router.providers.base import (
     Capabilities,
     ChatCall,
@@ -30,7 +29,7 @@ from router.providers.ollama_completion import (
 )
 from router.providers.ollama_errors import refusal_error
 from router.providers.ollama_payload import chat_payload, encode
-from router.providers.ollama_stream import LineReader, OllamaReader, frame_error
+from router.providers.ollama_stream import LineReader, OllamaReader, frame_error, usage_of
 from router.providers.openai_errors import REFUSAL_MAX, TRANSPORT_ERRORS, transport_error
 from router.providers.pool import client_for
 
@@ -99,9 +98,7 @@ class Ollama(Provider):
         vectors = answer.get("embeddings")
         if not isinstance(vectors, list) or len(vectors) != len(call.texts):
             raise UpstreamGarbled("Ollama sent an answer that cannot be read.")
-        count = int(answer.get("prompt_eval_count") or 0)
-        usage = Usage(prompt_tokens=count, completion_tokens=0, total_tokens=count)
-        return Embeddings(vectors, usage)
+        return Embeddings(vectors, usage_of(answer))
 
 
 def _is_object(value: object) -> bool:

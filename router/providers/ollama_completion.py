@@ -25,7 +25,7 @@ def completion_payload(asked: Mapping[str, Any], *, stream: bool) -> dict[str, A
         InvalidRequest, NotSupported: it has something Ollama cannot take.
     """
     for name, nothing in _NOT_HERE.items():
-        if asked.get(name) not in {None, nothing}:
+        if asked.get(name) not in (None, nothing):
             raise NotSupported(f"Ollama has no {name} for completions. Leave it out.", param=name)
     payload: dict[str, Any] = {
         "model": asked.get("model"),

@@ -42,17 +42,27 @@ def refusal_error(status: int, body: bytes, *, model: str, retry_after: str = ""
 def load_error(text: str, model: str) -> MhError | None:
     """Return our error where ``text`` says that the model could not be loaded; None where not."""
     if _NO_MEMORY.search(text):
-        return Unavailable(
-            f"There is not enough memory for the model {model!r}. Choose a smaller one, or a shorter"
-            " context (numCtx of its entry).",
-            code="engine_out_of_memory",
+        return _lasting(
+            Unavailable(
+                f"There is not enough memory for the model {model!r}. Choose a smaller one, or a shorter"
+                " context (numCtx of its entry).",
+                code="engine_out_of_memory",
+            )
         )
     if "exit status" in text or ("encountered" not in text and _NO_LOAD.search(text)):
-        return UpstreamFailed(
-            f"Ollama could not load the model {model!r}. Its log has the reason: mh ollama logs",
-            code="model_load_failed",
+        return _lasting(
+            UpstreamFailed(
+                f"Ollama could not load the model {model!r}. Its log has the reason: mh ollama logs",
+                code="model_load_failed",
+            )
         )
     return None
+
+
+def _lasting(error: MhError) -> MhError:
+    """Return an error that another try of the same model will not change."""
+    error.retryable = False
+    return error
 
 
 def no_model(model: str) -> NotFound:

@@ -126,7 +126,8 @@ def _message(message: Mapping[str, Any], names: dict[str, str], place: int) -> d
     found: dict[str, Any] = {"role": "system" if role == "developer" else role, "content": text}
     if images:
         found["images"] = images
-    if calls := message.get("tool_calls"):
+    calls = message.get("tool_calls")
+    if isinstance(calls, list) and calls:
         found["tool_calls"] = [_call(call, names) for call in calls if isinstance(call, Mapping)]
     if role in {"tool", "function"}:
         found["role"] = "tool"
@@ -143,14 +144,14 @@ def _content(content: Any, place: int) -> tuple[str, list[str]]:
     texts: list[str] = []
     images: list[str] = []
     for index, part in enumerate(content):
-        kind = part.get("type") if isinstance(part, Mapping) else None
+        kind = str(part.get("type")) if isinstance(part, Mapping) else ""
         where = f"messages[{place}].content[{index}]"
         if kind in {"text", "input_text"}:
             texts.append(str(part.get("text") or ""))
         elif kind == "image_url":
             images.append(_image(part.get("image_url"), where))
         else:
-            msg = f"Ollama takes texts and images, not {str(kind)[:40]!r}."
+            msg = f"Ollama takes texts and images, not {kind[:40]!r}."
             raise NotSupported(msg, param=where)
     return "\n".join(texts), images
 

@@ -160,9 +160,12 @@ def finish_reason(frame: Mapping[str, Any]) -> str:
 
 def usage_of(frame: Mapping[str, Any]) -> Usage:
     """Return the tokens a last line counts. Ollama leaves out what is 0, cached prompts included."""
-    prompt = int(frame.get("prompt_eval_count") or 0)
-    answer = int(frame.get("eval_count") or 0)
+    prompt, answer = _count(frame.get("prompt_eval_count")), _count(frame.get("eval_count"))
     return Usage(prompt_tokens=prompt, completion_tokens=answer, total_tokens=prompt + answer)
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def logprobs_of(frame: Mapping[str, Any]) -> list[TokenLogprob]:
@@ -173,9 +176,9 @@ def logprobs_of(frame: Mapping[str, Any]) -> list[TokenLogprob]:
 
 
 def _logprob(entry: dict[str, Any]) -> TokenLogprob:
-    logprob = TokenLogprob(
-        token=str(entry.get("token") or ""), logprob=float(entry.get("logprob") or 0.0)
-    )
+    value = entry.get("logprob")
+    likely = float(value) if isinstance(value, int | float) else 0.0
+    logprob = TokenLogprob(token=str(entry.get("token") or ""), logprob=likely)
     if isinstance(entry.get("bytes"), list):
         logprob["bytes"] = entry["bytes"]
     top = entry.get("top_logprobs")

@@ -233,7 +233,7 @@ class Relay:
         return passed
 
     def _block(self, block: bytes) -> bytes:
-        if b'"error"' in block or b"[DONE]" in block:
+        if _is_looked_at(block):
             return self._frames(block)
         if not self._finished and _FINISHED.search(block):
             self._finished = True
@@ -246,7 +246,8 @@ class Relay:
         for match in _FRAME_END.finditer(block):
             frame = block[start : match.end()]
             start = match.end()
-            if self._ends(frame):
+            # Only such frames, wherever the cuts are: what is passed on must not depend on them.
+            if _is_looked_at(frame) and self._ends(frame):
                 if self.complete:
                     passed.append(frame)
                 break
@@ -270,6 +271,11 @@ class Relay:
                 self.error = stream_error(found["error"])
                 return True
         return False
+
+
+def _is_looked_at(block: bytes) -> bool:
+    """Say whether ``block`` may hold an error or the end."""
+    return b'"error"' in block or b"[DONE]" in block
 
 
 def _last_frame_end(buffer: bytes) -> int:

@@ -4,22 +4,48 @@ No database connection is held while an engine answers: everything the database 
 in one piece of synchronous code (``admission``).
 """
 
+from router.registry_files import registry_export
+from router.services.accounts import (
+    provider_account_check,
+    provider_account_create,
+    provider_account_delete,
+    provider_account_update,
+)
 from router.services.admission import Admitted, OpenAICall, admit
 from router.services.chatting import chat, chat_admitted, chat_admitted_complete, chat_complete
-from router.services.registry import registry_export, registry_import
+from router.services.deployment import deployment_import
+from router.services.embedding import embed_admitted
+from router.services.entries import model_entry_create, model_entry_delete, model_entry_update
+from router.services.registry import registry_import
 from router.services.relaying import models_list, relay, relay_complete
+from router.services.roles import role_set, role_unset
+from router.services.showing import Shown, model_show, models_loaded
 
 __all__ = [
     "Admitted",
     "OpenAICall",
+    "Shown",
     "admit",
     "chat",
     "chat_admitted",
     "chat_admitted_complete",
     "chat_complete",
+    "deployment_import",
+    "embed_admitted",
+    "model_entry_create",
+    "model_entry_delete",
+    "model_entry_update",
+    "model_show",
     "models_list",
+    "models_loaded",
+    "provider_account_check",
+    "provider_account_create",
+    "provider_account_delete",
+    "provider_account_update",
     "registry_export",
     "registry_import",
     "relay",
     "relay_complete",
+    "role_set",
+    "role_unset",
 ]

@@ -10,6 +10,7 @@ from accounts import database
 from accounts.actors import Actor
 from accounts.permissions import Permission
 from audit.access import require
+from router import usage
 from router.holding import Waiting, resolved
 from router.images import images_check
 from router.openai_translation import CHAT_PATH
@@ -119,11 +120,13 @@ def _admitted(
 ) -> Admitted[_Asked]:
     actor = who(begin)
     require(actor, Permission.CHAT, target_type="chat")
-    asked = read()
-    asked_check(asked)
-    if isinstance(asked, ChatRequest):
-        return Admitted(actor, asked, _way(actor, asked.role, asked.model, begin), begin)
-    return Admitted(actor, asked, _way(actor, None, asked.fields.get("model"), begin), begin)
+    with usage.admission(actor=actor, kind="chat", begin=begin):
+        usage.admit(actor.user)
+        asked = read()
+        asked_check(asked)
+        if isinstance(asked, ChatRequest):
+            return Admitted(actor, asked, _way(actor, asked.role, asked.model, begin), begin)
+        return Admitted(actor, asked, _way(actor, None, asked.fields.get("model"), begin), begin)
 
 
 def _way(actor: Actor, role: str | None, model: str | None, begin: float) -> Waiting:
@@ -147,8 +150,10 @@ async def admit_known(actor: Actor, request: ChatRequest) -> Admitted[ChatReques
 def _admitted_known(actor: Actor, request: ChatRequest, begin: float) -> Admitted[ChatRequest]:
     role, model = request.role, request.model
     require(actor, Permission.CHAT, target_type="model", target_id=role or model or "")
-    asked_check(request)
-    return Admitted(actor, request, _way(actor, role, model, begin), begin)
+    with usage.admission(actor=actor, kind="chat", begin=begin):
+        usage.admit(actor.user)
+        asked_check(request)
+        return Admitted(actor, request, _way(actor, role, model, begin), begin)
 
 
 def _unique(request_id: str) -> str:

@@ -1,6 +1,5 @@
 """Chats: a request in, a stream of events out."""
 
-import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from typing import Any
@@ -9,7 +8,7 @@ from django.conf import settings
 
 from accounts.actors import Actor
 from accounts.errors import MhError
-from router.events import ChatEvent, ChatResult, DoneEvent, ErrorEvent, StartEvent, Timings
+from router.events import ChatEvent, ChatResult, DoneEvent, ErrorEvent, StartEvent
 from router.providers.base import ChatCall, Delta, Finished, Waits
 from router.resolution import ContextPolicy
 from router.schemas import ChatRequest, Message
@@ -17,30 +16,10 @@ from router.selectors import Resolved
 from router.services.admission import Admitted, admit_known
 from router.services.answers import Answer
 from router.services.formats import format_checked, format_followed
+from router.services.measuring import meter_of, sent
 from router.shaping import Shape, chat_shaped
 from router.structured import constrained
-
-
-class _Clock:
-    """Measures one chat."""
-
-    def __init__(self, begin: float) -> None:
-        self._begin = begin
-        self._sent: float | None = None
-        self._first: float | None = None
-
-    def sent(self) -> None:
-        self._sent = self._now()
-
-    def piece(self) -> None:
-        if self._first is None:
-            self._first = self._now()
-
-    def timings(self) -> Timings:
-        return Timings(queued_ms=self._sent, ttft_ms=self._first, total_ms=self._now())
-
-    def _now(self) -> float:
-        return round((time.perf_counter() - self._begin) * 1000, 1)
+from router.usage import Meter
 
 
 async def chat(*, actor: Actor, request: ChatRequest) -> AsyncGenerator[ChatEvent, None]:
@@ -68,42 +47,46 @@ def chat_admitted(admitted: Admitted[ChatRequest]) -> AsyncGenerator[ChatEvent, 
 
 async def _answered(admitted: Admitted[ChatRequest]) -> AsyncGenerator[ChatEvent, None]:
     actor, waiting = admitted.actor, admitted.waiting
-    clock = _Clock(admitted.begin)
     started = False
     shape = Shape()
+    with meter_of(admitted) as meter:
 
-    def send(found: Resolved) -> AbstractAsyncContextManager[AsyncIterator[Delta]]:
-        nonlocal shape
-        clock.sent()
-        shape = _shape(found)
-        call = _call(admitted.asked, found, waiting.request_id)
-        return chat_shaped(found.provider, found.target, call, shape)
+        def send(found: Resolved) -> AbstractAsyncContextManager[AsyncIterator[Delta]]:
+            nonlocal shape
+            sent(meter, found)
+            shape = _shape(found)
+            call = _call(admitted.asked, found, waiting.request_id)
+            return chat_shaped(found.provider, found.target, call, shape)
 
-    try:
-        async with AsyncExitStack() as stack:
-            async for queued in waiting.until_open(stack, send, settings.MH_FIRST_TOKEN_SECONDS):
-                yield queued
-            clock.piece()
-            started = True
-            yield _start(waiting.found, actor, shape)
-            delta: Delta | None = waiting.first
-            while not (delta is None or isinstance(delta, Finished | Waits)):
-                yield delta
-                delta = await anext(waiting.rest, None)
-            if isinstance(delta, Finished):
-                yield _done(delta, clock)
-    except MhError as exc:
-        if not started:
-            raise
-        yield ErrorEvent(type="error", error=exc.body(actor.request_id))
+        try:
+            async with AsyncExitStack() as stack:
+                patience = settings.MH_FIRST_TOKEN_SECONDS
+                async for queued in waiting.until_open(stack, send, patience):
+                    yield queued
+                meter.piece()
+                started = True
+                yield _start(waiting.found, actor, shape)
+                delta: Delta | None = waiting.first
+                while not (delta is None or isinstance(delta, Finished | Waits)):
+                    yield delta
+                    delta = await anext(waiting.rest, None)
+                if isinstance(delta, Finished):
+                    meter.tokens(delta.usage)
+                    meter.done()
+                    yield _done(delta, meter)
+        except MhError as exc:
+            if not started:
+                raise
+            meter.failed(exc.code)
+            yield ErrorEvent(type="error", error=exc.body(actor.request_id))
 
 
-def _done(finished: Finished, clock: _Clock) -> DoneEvent:
+def _done(finished: Finished, meter: Meter) -> DoneEvent:
     return DoneEvent(
         type="done",
         finish_reason=finished.reason,
         usage=finished.usage,
-        timings=clock.timings(),
+        timings=meter.timings(),
     )
 
 

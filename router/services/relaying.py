@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
+from typing import Any
 
 from django.conf import settings
 
@@ -12,10 +13,14 @@ from audit.access import require
 from router import selectors
 from router.embedding_translation import embedding_answer, embedding_call
 from router.openai_translation import CHAT_PATH, chat_call, translated, translated_whole
-from router.providers.base import ChatCall
 from router.providers.openai_compatible import EMBEDDINGS_PATH, encode
 from router.selectors import ModelCard, Resolved
 from router.services.admission import Admitted, OpenAICall
+from router.services.measuring import meter_of, sent
+from router.usage import Tail, usage_in
+
+#: How a stream's last block ends.
+_DONE = (b"[DONE]\n\n", b"[DONE]\r\n\r\n")
 
 
 async def relay(admitted: Admitted[OpenAICall]) -> AsyncGenerator[bytes, None]:
@@ -27,19 +32,35 @@ async def relay(admitted: Admitted[OpenAICall]) -> AsyncGenerator[bytes, None]:
         MhError: at any time. Before the first frame nothing has been generated.
     """
     call, waiting = admitted.asked, admitted.waiting
+    tail = Tail(call.fields)
+    with meter_of(admitted) as meter:
 
-    def send(found: Resolved) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        if _is_translated(found, call):
-            return _translated(found, call, waiting.request_id)
-        body = call.for_route(found)
-        return found.provider.relay(found.target, call.path, body, waiting.request_id)
+        def send(found: Resolved) -> AbstractAsyncContextManager[AsyncIterator[Any]]:
+            sent(meter, found)
+            if _is_translated(found, call):
+                return _translated(found, call, waiting.request_id, whole=False)
+            body = tail.ask(call.for_route(found))
+            return found.provider.relay(found.target, call.path, body, waiting.request_id)
 
-    async with AsyncExitStack() as stack:
-        async for _ in waiting.until_open(stack, send, settings.MH_FIRST_TOKEN_SECONDS):
-            pass  # a comment every few seconds says that it waits
-        yield waiting.first
-        async for frame in waiting.rest:
-            yield frame
+        def watched(frame: bytes) -> bytes:
+            passed = tail.feed(frame)
+            if passed.endswith(_DONE):
+                # Now: a client that has seen it may leave at once.
+                meter.tokens(tail.usage)
+                meter.done()
+            return passed
+
+        async with AsyncExitStack() as stack:
+            async for _ in waiting.until_open(stack, send, settings.MH_FIRST_TOKEN_SECONDS):
+                pass  # a comment every few seconds says that it waits
+            meter.piece()
+            if passed := watched(waiting.first):
+                yield passed
+            async for frame in waiting.rest:
+                if passed := watched(frame):
+                    yield passed
+            meter.tokens(tail.usage)
+            meter.done()
 
 
 async def relay_complete(admitted: Admitted[OpenAICall]) -> bytes:
@@ -49,29 +70,34 @@ async def relay_complete(admitted: Admitted[OpenAICall]) -> bytes:
         MhError: it could not be answered.
     """
     call, waiting = admitted.asked, admitted.waiting
+    with meter_of(admitted) as meter:
 
-    @asynccontextmanager
-    async def send(found: Resolved) -> AsyncIterator[AsyncIterator[bytes]]:
-        async def answer() -> AsyncIterator[bytes]:
-            yield await _answer(found, call, waiting.request_id)
+        @asynccontextmanager
+        async def ask(found: Resolved) -> AsyncIterator[AsyncIterator[bytes]]:
+            async def answer() -> AsyncIterator[bytes]:
+                yield await _answer(found, call, waiting.request_id)
 
-        yield answer()
+            yield answer()
 
-    async with AsyncExitStack() as stack:
-        async for _ in waiting.until_open(stack, send, settings.MH_ANSWER_SECONDS):
-            pass
-        answer: bytes = waiting.first
-        return answer
+        def send(found: Resolved) -> AbstractAsyncContextManager[AsyncIterator[Any]]:
+            sent(meter, found)
+            if _is_translated(found, call):
+                return _translated(found, call, waiting.request_id, whole=True)
+            return ask(found)
+
+        async with AsyncExitStack() as stack:
+            async for _ in waiting.until_open(stack, send, settings.MH_ANSWER_SECONDS):
+                pass
+            answer: bytes = waiting.first
+            meter.tokens(usage_in(answer))
+            meter.done()
+            return answer
 
 
 async def _answer(found: Resolved, call: OpenAICall, request_id: str) -> bytes:
     provider = found.provider
     if call.path in provider.capabilities_of(found.target).openai_paths:
         return await provider.ask(found.target, call.path, call.for_route(found), request_id)
-    if _is_translated(found, call):
-        asked = _translation(call, found, request_id)
-        async with provider.chat(found.target, asked) as deltas:
-            return await translated_whole(deltas, asked)
     if call.path == EMBEDDINGS_PATH:
         wanted = embedding_call(call.fields, found.route.model, request_id)
         embeddings = await provider.embed(found.target, wanted)
@@ -79,26 +105,25 @@ async def _answer(found: Resolved, call: OpenAICall, request_id: str) -> bytes:
     raise provider.unsupported(call.path)
 
 
-@asynccontextmanager
-async def _translated(
-    found: Resolved, call: OpenAICall, request_id: str
-) -> AsyncIterator[AsyncIterator[bytes]]:
-    asked = _translation(call, found, request_id)
-    async with (
-        found.provider.chat(found.target, asked) as deltas,
-        aclosing(translated(deltas, asked, call.fields)) as frames,
-    ):
-        yield frames
-
-
 def _is_translated(found: Resolved, call: OpenAICall) -> bool:
     paths = found.provider.capabilities_of(found.target).openai_paths
     return call.path == CHAT_PATH and CHAT_PATH not in paths
 
 
-def _translation(call: OpenAICall, found: Resolved, request_id: str) -> ChatCall:
-    route = found.route
-    return chat_call(call.fields, model=route.model, options=route.options, request_id=request_id)
+@asynccontextmanager
+async def _translated(
+    found: Resolved, call: OpenAICall, request_id: str, *, whole: bool
+) -> AsyncIterator[AsyncIterator[Any]]:
+    """Send it as a chat; give frames, or the whole answer as one, and ``Waits`` before them."""
+    # What was counted is taken out again by ``Tail`` where nobody asked for it.
+    fields = {**call.fields, "stream_options": {"include_usage": True}}
+    asked = chat_call(
+        call.fields, model=found.route.model, options=found.route.options, request_id=request_id
+    )
+    async with found.provider.chat(found.target, asked) as deltas:
+        frames = translated_whole(deltas, asked) if whole else translated(deltas, asked, fields)
+        async with aclosing(frames):
+            yield frames
 
 
 async def models_list(*, actor: Actor) -> list[ModelCard]:
@@ -112,4 +137,4 @@ async def models_list(*, actor: Actor) -> list[ModelCard]:
 
 def _models(actor: Actor) -> list[ModelCard]:
     require(actor, Permission.CHAT, target_type="path", target_id="/v1/models")
-    return selectors.model_cards()
+    return selectors.model_cards(actor.user)

@@ -33,6 +33,8 @@ Habits (``FAKE_OLLAMA_HABITS``, comma-separated; while it runs ``POST /_fake/hab
 ``pull-cut``        the connection breaks half way
 ``pull-hang``       the download stops half way
 ``runner-mb=N``     memory a runner takes, MiB (0)
+``tool``            a chat that offers tools is answered by a call of the first one
+``old-tool``        the same without id and index, as older versions have it
 =================== ==========================================================================
 """
 
@@ -844,6 +846,7 @@ class FakeOllama:
         if body.get("think") and "thinking" not in able:
             raise HttpError(400, f'"{text}" does not support thinking')
         check_options(body.get("options") or {})
+        self._check_length(body)
         pictures = body.get("images") or any(m.get("images") for m in body.get("messages") or [])
         if pictures and "vision" not in able and not self.old:
             inner = {
@@ -853,14 +856,39 @@ class FakeOllama:
             }
             raise HttpError(400, json.dumps({"error": inner}, separators=(",", ":")))
 
+    def _check_length(self, body: dict[str, Any]) -> None:
+        """A prompt too long is cut in silence, unless the request says otherwise. A word is a token."""
+        text = json.dumps(body.get("messages") or body.get("prompt") or "")
+        count, limit = len(text.split()), (body.get("options") or {}).get("num_ctx")
+        limit = limit or self.context_length
+        if body.get("truncate") is not False or count <= limit:
+            return
+        if self.old:
+            raise HttpError(400, "the input length exceeds the context length")
+        inner = {
+            "code": 400,
+            "message": f"request ({count} tokens) exceeds the available context size ({limit} tokens), try increasing it",
+            "type": "exceed_context_size_error",
+            "n_prompt_tokens": count,
+            "n_ctx": limit,
+        }
+        raise HttpError(400, json.dumps({"error": inner}, separators=(",", ":")))
+
     async def _send(
         self, request: web.Request, runner: Runner, answer: Answer
     ) -> web.StreamResponse:
         words = answer.words(int(self.habits.number("tokens", 12)))
+        if self._calls(answer):
+            answer.tool, words = ("old" if self.habits.has("old-tool") else "new"), []
         frames = self._frames(runner, answer, words)
         if answer.body.get("stream") is False:
             return await self._whole(frames, answer)
         return await stream(request, frames, NDJSON)
+
+    def _calls(self, answer: Answer) -> bool:
+        wanted = self.habits.has("tool") or self.habits.has("old-tool")
+        last = (answer.body.get("messages") or [{}])[-1]
+        return wanted and bool(answer.body.get("tools")) and last.get("role") != "tool"
 
     async def _whole(self, frames: AsyncIterator[dict[str, Any]], answer: Answer) -> web.Response:
         last: dict[str, Any] = {}
@@ -882,6 +910,8 @@ class FakeOllama:
         except (OSError, EOFError):
             yield {"error": "an error was encountered while running the model: unexpected EOF"}
             return
+        if answer.tool:
+            yield answer.call()
         yield answer.final(count)
 
     async def _misbehave(self, runner: Runner, count: int) -> None:
@@ -1197,7 +1227,8 @@ class Answer:
         self.body, self.model, self.chat = body, model, chat
         self.thoughts = 2 if thinking and body.get("think", True) else 0
         self.started = time.monotonic()
-        self._content = self._thinking = ""
+        self._content = self._thinking = self.tool = ""
+        self._called: list[dict[str, Any]] = []
 
     def words(self, count: int) -> list[str]:
         limit = (self.body.get("options") or {}).get("num_predict")
@@ -1228,7 +1259,26 @@ class Answer:
         if self.thoughts:
             self.thoughts -= 1
             return self._head() | self._part("", word) | {"done": False}
-        return self._head() | self._part(word) | {"done": False}
+        said = self._head() | self._part(word) | {"done": False}
+        return said | ({"logprobs": [self._logprob(word)]} if self.body.get("logprobs") else {})
+
+    def _logprob(self, word: str) -> dict[str, Any]:
+        found = {"token": word, "logprob": -0.5, "bytes": list(word.encode())}
+        others = [found] * (self.body.get("top_logprobs") or 0)
+        return found | ({"top_logprobs": others} if others else {})
+
+    def call(self) -> dict[str, Any]:
+        """A call of the first tool, whole."""
+        function = {
+            "name": self.body["tools"][0]["function"]["name"],
+            "arguments": {"city": "Paris"},
+        }
+        called: dict[str, Any] = {"function": function}
+        if self.tool == "new":
+            called = {"id": "call_fake0001", "function": {"index": 0, **function}}
+        said = self._head() | self._part("") | {"done": False}
+        said["message"]["tool_calls"] = [called]
+        return said
 
     def final(self, count: int) -> dict[str, Any]:
         took = int((time.monotonic() - self.started) * 1e9)
@@ -1250,7 +1300,11 @@ class Answer:
         part = frame["message"] if self.chat else frame
         self._content += part["content" if self.chat else "response"]
         self._thinking += part.get("thinking", "")
-        return {**frame, **self._part(self._content, self._thinking)}
+        self._called += part.get("tool_calls", [])
+        whole = {**frame, **self._part(self._content, self._thinking)}
+        if self._called:
+            whole["message"]["tool_calls"] = self._called
+        return whole
 
 
 async def v1_frames(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from accounts.errors import Invalid, InvalidRequest
-from mhsite import home
+from mhsite import home, settings_files
 from mhsite.processes import address, boot, layout, lock
 from mhsite.processes.address import Address, PortInUse
 from mhsite.processes.console import Tail
@@ -181,7 +181,7 @@ def test_a_settings_file_that_is_no_object_is_named(tmp_path: Path, text: str) -
     path = tmp_path / "models.json"
     path.write_text(text)
     with pytest.raises(InvalidRequest, match=r"models\.json"):
-        boot.read_json(path)
+        settings_files.read_json(path)
 
 
 def test_first_boot_imports_the_shipped_settings_and_later_ones_do_not(

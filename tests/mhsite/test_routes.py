@@ -16,6 +16,7 @@ pytestmark = pytest.mark.django_db
 
 PUBLIC, GUEST, STANDARD, OWNER = "public", "guest", "standard", "owner"
 ROLES = ("guest", "standard", "owner")
+OLLAMA_ELSEWHERE = r"^ollama/api/(?P<what>pull|push|delete|create|copy|blobs)(?P<rest>/.*)?$"
 #: Route, then method, then the least who may.
 TABLE: dict[str, dict[str, str]] = {
     "": {"GET": PUBLIC},
@@ -45,6 +46,13 @@ TABLE: dict[str, dict[str, str]] = {
     "api/llm-backend/<str:name>/models/<path:model_id>": {"DELETE": OWNER},
     "api/llm-backend/<str:name>/logs": {"GET": OWNER},
     "api/chat": {"POST": STANDARD},
+    "api/models": {"GET": STANDARD, "POST": STANDARD},
+    "api/models/<path:entry_id>": {"GET": STANDARD, "PATCH": STANDARD, "DELETE": STANDARD},
+    "api/roles": {"GET": STANDARD},
+    "api/roles/<str:name>": {"GET": STANDARD, "PUT": STANDARD, "DELETE": STANDARD},
+    "api/providers": {"GET": STANDARD, "POST": OWNER},
+    "api/providers/<str:name>": {"GET": OWNER, "PATCH": OWNER, "DELETE": OWNER},
+    "api/providers/<str:name>/check": {"POST": OWNER},
     "v1/models": {"GET": STANDARD},
     "v1/models/<path:model_id>": {"GET": STANDARD},
     "v1/chat/completions": {"POST": STANDARD},
@@ -52,6 +60,21 @@ TABLE: dict[str, dict[str, str]] = {
     "v1/embeddings": {"POST": STANDARD},
     "v1/responses": {"POST": STANDARD},
     "^v1/(?P<rest>.*)$": {"GET": PUBLIC},  # nothing is there: 404 for everybody
+    "ollama/": {"GET": PUBLIC},
+    "ollama/api/version": {"GET": STANDARD},
+    "ollama/api/tags": {"GET": STANDARD},
+    "ollama/api/ps": {"GET": STANDARD},
+    "ollama/api/show": {"POST": STANDARD},
+    "ollama/api/chat": {"POST": STANDARD},
+    "ollama/api/generate": {"POST": STANDARD},
+    "ollama/api/embed": {"POST": STANDARD},
+    "ollama/api/embeddings": {"POST": STANDARD},
+    OLLAMA_ELSEWHERE: {"POST": STANDARD, "DELETE": STANDARD},
+    "^ollama/(?P<rest>.+)$": {"GET": PUBLIC},  # as under v1
+    "api/usage": {"GET": STANDARD},
+    "api/usage/quotas": {"GET": OWNER},
+    "api/usage/quotas/<str:username>": {"GET": OWNER, "PUT": OWNER, "DELETE": OWNER},
+    "metrics": {"GET": PUBLIC},  # from this machine; with a token that is not good, nobody
     "health/live": {"GET": PUBLIC},
     "health/ready": {"GET": PUBLIC},
     "api/schema": {"GET": GUEST},
@@ -74,7 +97,9 @@ VALUES = {
     "<str:public_id>": "tok_none",
     "<str:operation_id>": "00000000-0000-0000-0000-000000000000",
     "<str:name>": "nosuch",
+    "<str:username>": "nosuch",
     "<path:model_id>": "nosuch",
+    "<path:entry_id>": "nosuch",
     "<slug:name>": "vllm",
     "<slug:action>": "start",
     "<uuid:operation_id>": "00000000-0000-0000-0000-000000000000",
@@ -82,6 +107,8 @@ VALUES = {
     "<path:content_type_id>": "999999",
     "<id>": "999999",
     "^v1/(?P<rest>.*)$": "v1/nosuch",
+    OLLAMA_ELSEWHERE: "ollama/api/pull",
+    "^ollama/(?P<rest>.+)$": "ollama/nosuch",
     "^(?P<app_label>accounts|audit|backends)/$": "backends/",
     "^(?P<app_label>accounts|audit|backends|router)/$": "backends/",
 }
@@ -101,6 +128,15 @@ def url_of(route: str) -> str:
         route = route.replace(part, value)
     assert "<" not in route, f"give {route} a value in VALUES"
     return f"/{route}"
+
+
+def error_of(answer: Any) -> Any:
+    """The error, in the one shape and in that which Ollama's clients read."""
+    body = answer.json()
+    if not isinstance(body["error"], str):
+        return body["error"]
+    assert answer.wsgi_request.path.startswith("/ollama/")
+    return {**body, "message": body["error"]}
 
 
 def least(wanted: str) -> int:
@@ -140,7 +176,7 @@ def test_nobody_signed_in_hears_401(route: str, method: str) -> None:
         return
     assert answer.status_code == 401
     assert answer.headers["WWW-Authenticate"] == "Bearer"
-    assert answer.json()["error"]["type"] == "authentication_error"
+    assert error_of(answer)["type"] == "authentication_error"
 
 
 @pytest.mark.parametrize(("route", "method"), API)
@@ -161,7 +197,7 @@ def test_each_role_may_what_the_table_says_by_session_and_by_token(
                 assert refusals == 0
             else:
                 assert answer.status_code == 403, (role, answer.content)
-                error = answer.json()["error"]
+                error = error_of(answer)
                 assert error["type"] == "permission_error"
                 assert error["request_id"] == answer.headers["X-Request-ID"]
                 assert refusals == 1, "a refusal is recorded once"

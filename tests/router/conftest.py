@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.router.live import Site, live_site
+from tests.router.ollama_live import FakeOllamaServer, ollama_in
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +23,17 @@ def site(running_site: Site) -> Iterator[Site]:
     yield running_site
     running_site.engine.behave()
     running_site.engine.await_running(0)
+
+
+@pytest.fixture(scope="module")
+def running_ollama(running_site: Site) -> Iterator[FakeOllamaServer]:
+    with ollama_in(running_site) as server:
+        yield server
+
+
+@pytest.fixture
+def ollama(running_ollama: FakeOllamaServer) -> Iterator[FakeOllamaServer]:
+    """A well-behaved Ollama beside the site's vLLM; ask for ``site`` too."""
+    running_ollama.habits()
+    yield running_ollama
+    running_ollama.habits()

@@ -14,7 +14,8 @@ from backends.models import Backend, Switchboard
 from mhsite import home
 from router import selectors
 from router.models import ModelEntry
-from router.schemas import SHIPPED_ROLES, RegistryFile
+from router.registry_schemas import RegistryFile
+from router.schemas import SHIPPED_ROLES
 from router.services import registry_export, registry_import
 
 SHIPPED = home.REPOSITORY / "etc" / "models.json"

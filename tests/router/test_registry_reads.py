@@ -5,7 +5,7 @@ import pytest
 from accounts.models import User
 from backends import secrets
 from backends.models import Switchboard
-from router import registry_reads
+from router import registry_reads, selectors
 from router.models import (
     Deployment,
     ModelEntry,
@@ -108,6 +108,22 @@ def test_the_active_backend_needs_no_registry(django_assert_num_queries: Any) ->
         assert registry_part() == Registry()
 
 
+def test_the_names_one_may_ask_for_hold_ones_own(standard: User, owner: User) -> None:
+    UserModelEntry.objects.create(user=standard, entry_id="mine", provider="active")
+    assert "mine" in {card["id"] for card in selectors.model_cards(standard)}
+    assert "mine" not in {card["id"] for card in selectors.model_cards(owner)}
+
+
+def test_a_users_model_of_an_account_counts_while_the_site_offers_it(standard: User) -> None:
+    ProviderAccount.objects.create(name="openai", kind="openai")
+    UserModelEntry.objects.create(user=standard, entry_id="mine", provider="openai", model="gpt")
+    assert "mine" not in registry(standard).entries
+    assert not registry_part(model="mine", user=standard).entries
+    ModelEntry.objects.create(id="offered", provider="openai", model="gpt")
+    assert "mine" in registry(standard).entries
+    assert "mine" in registry_part(model="mine", user=standard).entries
+
+
 # -- accounts
 
 
@@ -133,7 +149,7 @@ def test_an_account_has_its_settings_with_the_secrets() -> None:
         ({"kind": "gone"}, "There is no provider 'gone'"),
         ({"kind": "vllm"}, "needs no account"),
         ({"settings": {"baseUrl": "ftp://x"}}, "baseUrl: give a URL"),
-        ({"settings": {"colour": "red"}}, "colour: there is no such setting of openai"),
+        ({"settings": {"colour": "red"}}, "colour: no such setting of openai"),
         ({"secrets": "sealed-with-another-key"}, "MH_SECRET_KEY"),
     ],
 )

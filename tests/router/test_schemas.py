@@ -3,7 +3,8 @@ from typing import Any
 import pytest
 
 from accounts.errors import Invalid, InvalidRequest
-from router.schemas import ChatRequest, OpenAIChat, RegistryFile, parse
+from router.registry_schemas import RegistryFile
+from router.schemas import ChatRequest, OpenAIChat, parse
 
 HELLO = [{"role": "user", "content": "hello"}]
 

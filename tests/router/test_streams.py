@@ -51,6 +51,19 @@ async def test_bytes_come_as_they_are_made_and_end_with_the_source(source: Sourc
     assert [item async for item in body] == []
 
 
+@pytest.mark.fault(34)
+async def test_a_silent_source_sends_the_heartbeat_of_its_protocol(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "HEARTBEAT_SECONDS", 0.01)
+    stream = Stream(source(), on_error=lambda error: b"", heartbeat=b'{"done":false}\n')
+    await stream.begin()
+    body = stream.bytes()
+    assert await anext(body) == b'{"done":false}\n'
+    source.queue.put_nowait(b"")
+    await closed(source)
+
+
 async def test_what_the_client_has_not_taken_yet_comes_at_once(source: Source) -> None:
     stream = stream_of(source)
     source.queue.put_nowait(b"one")

@@ -1,4 +1,4 @@
-"""``manage.py write_schemas``: write what is made from the engines' options: the JSON Schema, and the tables in docs."""
+"""``manage.py write_schemas``: write what is made from code: the JSON Schemas, and the tables of options in docs."""
 
 import json
 import re
@@ -9,23 +9,26 @@ from django.core.management.base import BaseCommand
 from backends.engines.base import Options
 from backends.engines.registry import engine
 from mhsite import home
-from mhsite.config_schema import llm_backend_schema
+from mhsite.config_schema import schemas
 
 _TABLE = "| option | default | |\n|---|---|---|\n"
 
 
 class Command(BaseCommand):
-    """Run it after changing an engine's options; tests fail while a file is behind."""
+    """Run it after changing an engine's options or a file's model; tests fail while a file is behind."""
 
-    help = "Write etc/schemas/llm-backend.json and the option tables of docs/reference/files.md."
+    help = "Write etc/schemas/*.json and the option tables of docs/reference/files.md."
 
     def handle(self, *_args: Any, **_options: Any) -> None:
         """Write the files."""
-        schema = home.REPOSITORY / "etc" / "schemas" / "llm-backend.json"
-        schema.write_text(json.dumps(llm_backend_schema(), indent=2, ensure_ascii=False) + "\n")
+        written = []
+        for name, schema in schemas().items():
+            path = home.REPOSITORY / "etc" / "schemas" / name
+            path.write_text(json.dumps(schema, indent=2, ensure_ascii=False) + "\n")
+            written.append(path)
         page = home.REPOSITORY / "docs" / "reference" / "files.md"
         page.write_text(with_tables(page.read_text()))
-        for path in (schema, page):
+        for path in (*written, page):
             self.stdout.write(f"wrote {path.relative_to(home.REPOSITORY)}")
 
 

@@ -1,0 +1,127 @@
+"""Batches of records into the database, with their sums, in one transaction."""
+
+import logging
+import re
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any, Final
+
+from django.db import DataError, IntegrityError, connection, models, transaction
+
+from accounts import database
+from router.usage import quotas
+from router.usage.recording import Record
+from router.usage_models import BUCKETS_MS, UsageRecord, UsageTotal
+
+logger = logging.getLogger(__name__)
+
+#: Outcomes of requests that a quota refused: counted, and not kept one by one, since whoever asks too
+#: often would fill the disk.
+REFUSED: Final = frozenset({"rate_limited", "quota_exceeded"})
+#: Combinations of labels that Prometheus is given; models beyond them are one, called ``other``.
+LABELS_MAX: Final = 1000
+_CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_LIMITS: Final[dict[str, int]] = {
+    field.name: field.max_length
+    for field in UsageRecord._meta.get_fields()  # noqa: SLF001 - Django's way to ask a model
+    if isinstance(field, models.CharField) and field.max_length
+}
+_Labels = tuple[str, str, str, str, str]
+
+
+def write(batch: Sequence[Record]) -> None:
+    """Write ``batch``; what of it is there already is left alone. A record no database takes is logged.
+
+    Raises:
+        DatabaseError: the database is away; nothing was written.
+    """
+    try:
+        _write(batch)
+    except (DataError, IntegrityError, ValueError, OverflowError):
+        for record in batch:
+            _write_alone(record)
+    finally:
+        database.release()
+
+
+def _write_alone(record: Record) -> None:
+    try:
+        _write([record])
+    except (DataError, IntegrityError, ValueError, OverflowError) as exc:
+        logger.error("The usage of request %s is lost: %s", record.request_id, exc)  # noqa: TRY400
+
+
+def _write(batch: Sequence[Record]) -> None:
+    with transaction.atomic():
+        there = set(
+            UsageRecord.objects.filter(uid__in=[record.uid for record in batch]).values_list(
+                "uid", flat=True
+            )
+        )
+        new = [record for record in batch if record.uid not in there]
+        kept = [record for record in new if record.outcome not in REFUSED]
+        UsageRecord.objects.bulk_create([UsageRecord(**_values(record)) for record in kept])
+        _add_to_totals(new)
+    quotas.count(kept)
+
+
+def _values(record: Record) -> dict[str, Any]:
+    values = {field.name: getattr(record, field.name) for field in fields(record)}
+    for name, limit in _LIMITS.items():
+        values[name] = values[name].replace("\0", "")[:limit]
+    return values
+
+
+def _add_to_totals(batch: Sequence[Record]) -> None:
+    groups: dict[_Labels, list[Record]] = defaultdict(list)
+    for record in batch:
+        groups[_labels(record)].append(record)
+    _lock()
+    # In one order everywhere, so that two processes never wait for each other.
+    for labels, records in sorted(groups.items()):
+        total = _total(labels)
+        for record in records:
+            _add(total, record)
+        total.save()
+
+
+def _lock() -> None:
+    """Let one process at a time add; SQLite's transactions are IMMEDIATE and do."""
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [0x6D687573616765])
+
+
+def _labels(record: Record) -> _Labels:
+    outcome = record.outcome if _CODE.fullmatch(record.outcome) else "error"
+    names = (record.provider, record.backend, record.model, record.surface, outcome)
+    limits = (_LIMITS[name] for name in ("provider", "backend", "model", "surface", "outcome"))
+    cut = [name.replace("\0", "")[:limit] for name, limit in zip(names, limits, strict=True)]
+    return (cut[0], cut[1], cut[2], cut[3], cut[4])
+
+
+def _total(labels: _Labels) -> UsageTotal:
+    provider, backend, model, surface, outcome = labels
+    same = UsageTotal.objects.filter(
+        provider=provider, backend=backend, surface=surface, outcome=outcome
+    )
+    found = same.filter(model=model).first()
+    if found is None and UsageTotal.objects.count() >= LABELS_MAX:
+        model = "other"
+        found = same.filter(model=model).first()
+    return found or UsageTotal(
+        provider=provider, backend=backend, model=model, surface=surface, outcome=outcome
+    )
+
+
+def _add(total: UsageTotal, record: Record) -> None:
+    total.requests += 1
+    total.prompt_tokens += record.prompt_tokens or 0
+    total.completion_tokens += record.completion_tokens or 0
+    for name in ("total", "ttft", "queued"):
+        milliseconds: float | None = getattr(record, f"{name}_ms")
+        if milliseconds is not None:
+            setattr(total, f"{name}_ms", getattr(total, f"{name}_ms") + milliseconds)
+            getattr(total, f"{name}_buckets")[bisect_left(BUCKETS_MS, milliseconds)] += 1
