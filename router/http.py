@@ -41,9 +41,8 @@ def json_body(request: HttpRequest, *, any_type: bool = False) -> tuple[bytes, d
         TooLarge: the body is larger than ``MH_MAX_BODY_BYTES``.
         InvalidRequest: it is not a JSON object.
     """
-<<<<<<< HEAD
     raw = _raw_body(request)
-    return raw, json_object(raw, request.content_type or "")
+    return raw, json_object(raw, "" if any_type else request.content_type or "")
 
 
 def json_object(raw: bytes, content_type: str) -> dict[str, Any]:
@@ -54,10 +53,6 @@ def json_object(raw: bytes, content_type: str) -> dict[str, Any]:
     """
     kind = content_type.partition(";")[0].strip().lower()
     if kind and kind != _JSON and not kind.endswith("+json"):
-=======
-    kind = (request.content_type or "").lower()
-    if not any_type and kind and kind != _JSON and not kind.endswith("+json"):
->>>>>>> main
         raise InvalidRequest(
             f"Send JSON, with the header Content-Type: {_JSON} (this was {kind[:80]}).",
             code="unsupported_content_type",

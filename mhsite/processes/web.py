@@ -3,11 +3,8 @@
 Open streams do not keep a stopping server alive: each gives them ``GRACE`` seconds.
 """
 
-<<<<<<< HEAD
 import gc
-=======
 import multiprocessing
->>>>>>> main
 import os
 import signal
 import sys
@@ -35,28 +32,6 @@ def serve(name: str, host: str, port: int) -> None:
     SERVERS[name](host, port)
 
 
-<<<<<<< HEAD
-def _ready() -> None:
-    """Do what a server's process needs before its first request.
-
-    What has been loaded by now stays: the garbage collector need not walk over it, which would stop every
-    stream for a tenth of a second. It looks at what is new less often, too: a token leaves no garbage.
-    """
-    from accounts import database
-
-    database.pool_start()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 20)
-
-
-def _uvicorn(host: str, port: int) -> None:
-    import uvicorn
-
-    from mhsite.asgi import application
-
-    _ready()
-=======
 def _application() -> Any:
     """Load the application, and start what runs beside it in its process."""
     from accounts import database
@@ -65,6 +40,11 @@ def _application() -> Any:
 
     database.pool_start()
     usage.start()
+    # What has been loaded by now stays: the garbage collector need not walk over it, which would stop every
+    # stream for a tenth of a second. It looks at what is new less often, too: a token leaves no garbage.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
     return application
 
 
@@ -75,9 +55,8 @@ def _uvicorn(host: str, port: int) -> None:
     # When uvicorn has ended, it gives itself the signal that it was told with. The default would end the
     # process there and then: cancelled requests would not be ended, nor what they cost be recorded.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
->>>>>>> main
     uvicorn.run(
-        application,
+        APPLICATION,
         host=host,
         port=port,
         loop="uvloop",
@@ -129,16 +108,10 @@ def _granian(host: str, port: int) -> None:
 def _granian_application() -> Any:
     """Load the application in granian's worker, which dies with granian's main process."""
     die_with_parent()
-<<<<<<< HEAD
-    from mhsite.asgi import application
-
-    _ready()
-=======
     application = _application()
     from router import usage
 
     signal.signal(_STOPPING, lambda *_: usage.close_in(GRACE - 1))
->>>>>>> main
     return application
 
 
@@ -146,12 +119,6 @@ def _daphne(host: str, port: int) -> None:
     from daphne.endpoints import build_endpoint_description_strings
     from daphne.server import Server
 
-<<<<<<< HEAD
-    from mhsite.asgi import application
-
-    _ready()
-=======
->>>>>>> main
     Server(
         application=_application(),
         endpoints=build_endpoint_description_strings(host=host, port=port),
