@@ -37,6 +37,8 @@ SCHEMAS: Final[Mapping[str, type[OpenAISampling]]] = {
     "/v1/chat/completions": OpenAIChat,
     "/v1/completions": OpenAICompletion,
 }
+#: Bytes of a body that is parsed between two tokens of others.
+_LONG: Final = 64 * 1024
 _STREAM_HEADERS: Final[Headers] = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -113,6 +115,9 @@ async def _answer(scope: Any, raw: bytes, reply: "_Reply") -> None:
         return actor_of_bearer(token, address, "v1", asked=came)
 
     def read() -> OpenAICall:
+        if len(raw) > _LONG:
+            # Parsing it, and the images in it, is for a thread: everybody's tokens would wait.
+            database.reading()
         data = json_object(raw, kind)
         parse(SCHEMAS[path], data, always_400=True)
         return OpenAICall(path, raw, data)
