@@ -38,8 +38,13 @@ def _marked(module: ast.Module) -> Iterator[tuple[str, int]]:
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         for mark in node.decorator_list:
-            if isinstance(mark, ast.Call) and getattr(mark.func, "id", "") == "fault":
+            if isinstance(mark, ast.Call) and _name(mark.func) == "fault":
                 yield from ((node.name, ast.literal_eval(number)) for number in mark.args)
+
+
+def _name(function: ast.expr) -> str:
+    """Return ``fault`` for ``fault`` and for ``pytest.mark.fault``."""
+    return str(getattr(function, "id", "") or getattr(function, "attr", ""))
 
 
 def rows() -> dict[int, str]:
