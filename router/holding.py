@@ -56,6 +56,9 @@ def _lasts(chain: ResolvedChain) -> bool:
     return bool(chain.found) and chain.refusal is None
 
 
+#: Says nothing about the health of a target.
+_MODEL_MISSING: Final = frozenset({"model_not_found", "model_not_installed"})
+
 _chains: Final[database.SharedReads[ResolvedChain]] = database.SharedReads(_lasts)
 #: Opens what an answer is read from.
 Send = Callable[[Resolved], AbstractAsyncContextManager[AsyncIterator[Any]]]
@@ -185,7 +188,8 @@ class Waiting:
             raise exc
         found = self.found
         rest = float(exc.retry_after or 0) if isinstance(exc, TooMany) else 0.0
-        breaker().failed(found.key, time.monotonic(), rest)
+        if exc.code not in _MODEL_MISSING:
+            breaker().failed(found.key, time.monotonic(), rest)
         self._failure = self._failure or exc
         tries = self._tries[found.key]
         self._trying = None
@@ -384,6 +388,6 @@ async def _in_all(seconds: float) -> AsyncIterator[None]:
 
 def _may_be_somebody_elses(exc: MhError) -> bool:
     """Say whether somebody else may answer what was refused with ``exc``: it is not the request's fault."""
-    if exc.code == "model_not_found":
+    if exc.code in _MODEL_MISSING:
         return True
     return isinstance(exc, UpstreamFailed | Unavailable | UpstreamTimedOut | TooMany)

@@ -28,6 +28,7 @@ from router.errors import (
     CredentialsUntried,
     InUse,
     InvalidProvider,
+    ProviderRefused,
     UnknownAccount,
 )
 from router.models import Deployment, ModelEntry, ProviderAccount, UserModelEntry
@@ -284,7 +285,7 @@ def _try(row: ProviderAccount, settings: ProviderSettings, *, tried: bool) -> No
     except InvalidProvider:
         raise
     except MhError as exc:
-        if exc.status < _SERVER_ERROR:
+        if exc.status < _SERVER_ERROR or isinstance(exc, ProviderRefused):
             msg = f"{plugin.title} does not take these credentials, so they were not saved. {exc.message}"
             raise CredentialsRefused(msg, param="settings") from exc
         msg = (

@@ -176,6 +176,8 @@ def test_a_cloud_model_is_answered_while_no_engine_runs(site: Site) -> None:
 def test_what_fails_again_and_again_is_left_alone_for_a_while(cloud: FakeEngine) -> None:
     with live_site(MH_BREAKER_FAILURES="3") as site:
         site.manage(SEED.format(url=cloud.endpoint, model=MODEL))
+        site.engine.behave("status=404")
+        assert [post(site, "/api/chat", "home").status_code for _ in range(4)] == [404] * 4
         site.engine.behave("status=500")
         assert post(site, "/api/chat", "home").status_code == 502
         before = site.engine.state()["refused"]
