@@ -10,6 +10,7 @@ from accounts.errors import NotAllowed, Unavailable
 from accounts.models import User
 from audit.models import Event
 from backends import secrets
+from router.errors import ProviderRefused
 from router.models import Deployment, ModelEntry, ProviderAccount, Role, UserModelEntry, UserRole
 from router.providers.openai import OpenAI
 from router.registry_reads import registry
@@ -225,6 +226,7 @@ def test_credentials_are_tried_before_they_are_saved_and_never_shown(
     ("answer", "status", "code"),
     [
         (NotAllowed("The key is wrong."), 422, "credentials_refused"),
+        (ProviderRefused("The key is wrong."), 422, "credentials_refused"),
         (Unavailable("Nobody answers."), 503, "credentials_untried"),
         (RuntimeError("a bug"), 503, "credentials_untried"),
     ],
