@@ -118,7 +118,8 @@ def failing(engine: FakeEngine, failure: str) -> Iterator[None]:
 def test_after_the_first_token_nobody_else_is_asked(
     site: Site, cloud: FakeEngine, path: str
 ) -> None:
-    site.engine.behave("error-after=2")
+    # One after another: what comes in one piece with an error has not been sent to anybody.
+    site.engine.behave("error-after=2", token_delay=0.1)
     before = cloud.state()["started"]
     response = post(site, path, "both", stream=True)
     assert "error" in events(response)[-1]

@@ -142,6 +142,7 @@ def test_formats_and_images_arrive(client: Client, site: Site, ollama: FakeOllam
     seen = [{"role": "user", "content": "capital of France?", "images": [PNG]}]
     assert client.chat(model=OLLAMA_MODEL, messages=seen, think=False).message.content == PARIS
     assert ollama.state()["last"]["messages"][0]["images"] == [PNG]
+    site.engine.behave("vision")
     client.chat(model=MODEL, messages=seen)
     parts = site.engine.state()["last"]["messages"][0]["content"]
     assert parts[1]["image_url"]["url"] == f"data:image/png;base64,{PNG}"
