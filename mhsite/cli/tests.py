@@ -62,6 +62,8 @@ def _pytest(arguments: Sequence[str], *, quiet: bool, **defaults: str) -> int:
     command = [sys.executable, "-m", "pytest", *arguments]
     output = sys.stderr if quiet else None
     environment = {**defaults, **os.environ}
+    # Each run and each of its workers would compile every test anew.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     return subprocess.call(command, cwd=REPOSITORY, stdout=output, env=environment)
 
 
