@@ -59,7 +59,7 @@ def _require_pytest() -> None:
 
 def _pytest(arguments: Sequence[str], *, quiet: bool, **defaults: str) -> int:
     """Run pytest; ``defaults`` are environment variables where the caller has not set them."""
-    command = [sys.executable, "-m", "pytest", *arguments]
+    command = [sys.executable, "-m", "pytest", "--durations=15", *arguments]
     output = sys.stderr if quiet else None
     environment = {**defaults, **os.environ}
     # Each run and each of its workers would compile every test anew.
