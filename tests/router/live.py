@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import httpx
 
@@ -189,7 +190,31 @@ def _child(
         _end(process)
 
 
+#: A seeded home of this process, and what its seed said: the next site begins with a copy of it.
+_seeded: dict[str, Any] = {}
+_KEPT: Final = ("mh.sqlite3", "secret_key")
+
+
 def _seed(engine: FakeEngine, environment: dict[str, str]) -> dict[str, Any]:
+    """Put users, tokens, a registry and the running backend into a home; run where its broker is up."""
+    home = Path(environment["MH_HOME"])
+    if "DATABASE_URL" in environment:
+        return _seed_afresh(engine, environment)
+    if not _seeded:
+        said = _seed_afresh(engine, environment)
+        _seeded.update({name: (home / name).read_bytes() for name in _KEPT}, said=said)
+    else:
+        for name in _KEPT:
+            (home / name).touch(mode=0o600)
+            (home / name).write_bytes(_seeded[name])
+        with contextlib.closing(sqlite3.connect(home / "mh.sqlite3")) as database:
+            database.execute("UPDATE backends_backend SET endpoint = ?", (engine.endpoint,))
+            database.commit()
+    said = _seeded["said"]
+    return dict(said)
+
+
+def _seed_afresh(engine: FakeEngine, environment: dict[str, str]) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "tests.router.seed", engine.endpoint, MODEL],
         cwd=REPOSITORY,
