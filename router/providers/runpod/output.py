@@ -36,7 +36,7 @@ class OutputReader:
         Raises:
             MhError: it carries an error, or is none of them.
         """
-        if self.complete or element is None:
+        if self.complete or element is None or element in ("", b""):
             return []
         if isinstance(element, list):
             return [delta for item in element for delta in self.feed(item)]

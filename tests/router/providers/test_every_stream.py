@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 
 from accounts.errors import MhError
 from router.providers.base import Finished
+from router.providers.huggingface.tgi import TgiReader
 from router.providers.ollama_stream import LineReader, OllamaReader
 from router.providers.openai_stream import ChatReader, Relay
+from router.providers.runpod.output import OutputReader
 from tests.fakes import fake_ollama
 
 RECORDINGS = Path(fake_ollama.__file__).parent / "recordings"
@@ -119,12 +121,36 @@ OLLAMA_STREAMS = (
     b"",
 )
 
+
+def tgi(text: str, **last: Any) -> dict[str, Any]:
+    """A frame of text-generation-inference; the last one has the whole text."""
+    token = {"id": 1, "text": text, "logprob": -0.5, "special": False}
+    return {"index": 1, "token": token, "generated_text": None, "details": None, **last}
+
+
+TGI = (tgi(TEXT), tgi("x"), tgi(".", generated_text=f"{TEXT}x.", details={
+    "finish_reason": "eos_token", "generated_tokens": 3, "input_length": 4}))  # fmt: skip
+TGI_STREAMS = (
+    events(*TGI),
+    events(*TGI, end=b"\r\n\r\n").replace(b"data: ", b"data:"),
+    b": keep-alive\n\n" + events(*TGI) + b": late\n\n",
+    events(*TGI[:2]),
+    events(*TGI[:2], {"error": "Request failed during generation", "error_type": "generation"}),
+    events({"error": "Model is overloaded", "error_type": "overloaded"}),
+    events(*TGI[:2]) + b'data:{"half',
+    events(TGI[0], "not json", TGI[2]),
+    b"",
+)
+
 #: One row for each reader of an adapter.
 READERS: tuple[Row, ...] = (
     Row("openai chat", ChatReader, OPENAI_STREAMS),
     Row("openai relay", Relay, OPENAI_STREAMS),
     Row("ollama chat", lambda: OllamaReader("m", "request"), OLLAMA_STREAMS),
     Row("ollama lines", lambda: LineReader("m"), OLLAMA_STREAMS),
+    # What newer workers stream is raw server-sent events, cut anywhere.
+    Row("runpod output", OutputReader, OPENAI_STREAMS),
+    Row("tgi", TgiReader, TGI_STREAMS),
 )
 
 
