@@ -206,6 +206,11 @@ class Relay:
         #: Why the stream is over without being complete, once that is known.
         self.error: MhError | None = None
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is passed on."""
+        return self.complete or self.error is not None
+
     def feed(self, data: bytes) -> bytes:
         """Return the bytes to pass on now. After an error, or the end marker, nothing more."""
         if self.complete or self.error:

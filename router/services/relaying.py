@@ -1,6 +1,6 @@
 """OpenAI's API, passed on with as little change as can be; translated where the provider has another."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any
 
@@ -13,20 +13,29 @@ from audit.access import require
 from router import selectors
 from router.embedding_translation import embedding_answer, embedding_call
 from router.openai_translation import CHAT_PATH, chat_call, translated, translated_whole
+from router.providers.frames import Frames
 from router.providers.openai_compatible import EMBEDDINGS_PATH, encode
 from router.selectors import ModelCard, Resolved
 from router.services.admission import Admitted, OpenAICall
 from router.services.measuring import meter_of, sent
 from router.usage import Tail, usage_in
 
+#: Sends a piece to the client at once; False: no more, until there is room.
+Write = Callable[[bytes], bool]
 #: How a stream's last block ends.
 _DONE = (b"[DONE]\n\n", b"[DONE]\r\n\r\n")
 
 
-async def relay(admitted: Admitted[OpenAICall]) -> AsyncGenerator[bytes, None]:
+async def relay(
+    admitted: Admitted[OpenAICall], write: Write | None = None
+) -> AsyncGenerator[bytes, None]:
     """Pass a streamed request on; yield the engine's frames, ``[DONE]`` included.
 
     Closing it stops the generation. Iterate in one task.
+
+    Args:
+        write: gets what comes after the first frames, where that saves a detour over this generator. When
+            it returns False, ``b""`` is yielded, and it is not called again before the next is asked for.
 
     Raises:
         MhError: at any time. Before the first frame nothing has been generated.
@@ -56,9 +65,14 @@ async def relay(admitted: Admitted[OpenAICall]) -> AsyncGenerator[bytes, None]:
             meter.piece()
             if passed := watched(waiting.first):
                 yield passed
-            async for frame in waiting.rest:
-                if passed := watched(frame):
-                    yield passed
+            rest = waiting.rest
+            if write is not None and isinstance(rest, Frames):
+                while await rest.pour(lambda frame: not (passed := watched(frame)) or write(passed)):
+                    yield b""
+            else:
+                async for frame in rest:
+                    if passed := watched(frame):
+                        yield passed
             meter.tokens(tail.usage)
             meter.done()
 

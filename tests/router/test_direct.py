@@ -44,7 +44,7 @@ class Client:
             return item
 
         monkeypatch.setattr(services, "admit", admit)
-        monkeypatch.setattr(services, "relay", lambda _: self._relay())
+        monkeypatch.setattr(services, "relay", lambda *_: self._relay())
         monkeypatch.setattr(services, "relay_complete", whole)
 
     async def _relay(self) -> AsyncGenerator[bytes, None]:
