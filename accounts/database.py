@@ -40,7 +40,7 @@ def release() -> None:
             connection.close_if_unusable_or_obsolete()
 
 
-def _keep_connections() -> None:
+def keep_connections() -> None:
     """Let this thread's connections live; each is checked before it is used again."""
     for alias in connections:
         connection = connections[alias]
@@ -187,7 +187,7 @@ def pool_start() -> None:
     if not _pools:
         _pools.append(
             _Pool(
-                ThreadPoolExecutor(THREADS, "database", initializer=_keep_connections),
+                ThreadPoolExecutor(THREADS, "database", initializer=keep_connections),
                 ThreadPoolExecutor(1, "around-requests"),
             )
         )
