@@ -79,6 +79,8 @@ class Frames:
     async def _end(self) -> None:
         if self._relay.error is not None:
             raise self._relay.error
+        if isinstance(self._response, Exchange) and self._response.is_complete:
+            return
         await drain(self._chunks)
 
 

@@ -165,6 +165,11 @@ class Exchange(asyncio.Protocol):
         """Whether a request can be sent on it."""
         return self._lost is None and not self._transport.is_closing()
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the whole answer was read."""
+        return self._is_over and not self._chunks
+
     def send(self, request: bytes) -> None:
         """Send a request; nothing else may be under way."""
         self._parser = httptools.HttpResponseParser(self)
