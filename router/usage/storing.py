@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Final
 
-from django.db import DataError, IntegrityError, connection, models, transaction
+from django.db import DataError, IntegrityError, connection, models
 
 from accounts import database
 from router.usage import quotas
@@ -61,7 +61,7 @@ def _write_alone(record: Record) -> None:
 
 
 def _write(batch: Sequence[Record]) -> None:
-    with transaction.atomic():
+    with database.apart():
         there = set(
             UsageRecord.objects.filter(uid__in=[record.uid for record in batch]).values_list(
                 "uid", flat=True
