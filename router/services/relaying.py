@@ -67,7 +67,12 @@ async def relay(
                 yield passed
             rest = waiting.rest
             if write is not None and isinstance(rest, Frames):
-                while await rest.pour(lambda frame: not (passed := watched(frame)) or write(passed)):
+
+                def take(frame: bytes) -> bool:
+                    passed = watched(frame)
+                    return not passed or write(passed)
+
+                while await rest.pour(take, plain=write):
                     yield b""
             else:
                 async for frame in rest:
