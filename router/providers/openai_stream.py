@@ -21,7 +21,7 @@ from router.events import (
 )
 from router.providers.base import Delta, Finished, Waits
 from router.providers.openai_errors import stream_error
-from router.providers.sse import EVENT_MAX, EventTooLong, SseDecoder
+from router.providers.sse import EVENT_MAX, EventTooLong, SseDecoder, events_of
 
 DONE = "[DONE]"
 _CONTENT = '"delta":{"content":"'
@@ -281,7 +281,7 @@ class Relay:
         return b"".join(passed)
 
     def _ends(self, frame: bytes) -> bool:
-        for event in SseDecoder().feed(frame):
+        for event in events_of(frame):
             if event.data.strip() == DONE:
                 self.complete = self._finished
                 self.error = None if self._finished else broken_off()

@@ -93,6 +93,14 @@ class SseDecoder:
         return SseEvent(name, "\n".join(data)) if data else None
 
 
+def events_of(frames: bytes) -> list[SseEvent]:
+    """Return the events of whole frames."""
+    if found := _whole_events(frames):
+        return found
+    decoder = SseDecoder()
+    return [*decoder.feed(frames), *decoder.end()]
+
+
 def _whole_events(data: bytes) -> list[SseEvent]:
     """Return the events of ``data`` where it is nothing but events of one line of data each; else nothing.
 

@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.providers import sse
-from router.providers.sse import EventTooLong, SseDecoder, SseEvent
+from router.providers.sse import EventTooLong, SseDecoder, SseEvent, events_of
 
 text = st.text(
     st.characters(blacklist_characters="\r\n", blacklist_categories=("Cs",)), max_size=12
@@ -68,3 +68,8 @@ def test_an_event_without_end_is_refused_before_it_fills_the_memory(
         decoder.feed(b"data: " + b"x" * 100 + b"\n")
     with pytest.raises(EventTooLong):
         decoder.feed(b"data: " + b"x" * 100 + b"\n")
+
+
+def test_whole_frames_are_read_at_once_whatever_their_form() -> None:
+    for frames in (b"data: a\n\ndata: b\n\n", b"data: a\r\n\r\ndata:b\r\r", b"\xef\xbb\xbfdata: a\n\ndata: b\n\n"):
+        assert [event.data for event in events_of(frames)] == ["a", "b"]
