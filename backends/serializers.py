@@ -4,20 +4,7 @@ from typing import Any
 
 from rest_framework import serializers
 
-
-class StrictSerializer(serializers.Serializer[Any]):
-    """Names an unknown key instead of ignoring it."""
-
-    def to_internal_value(self, data: Any) -> Any:
-        """Refuse keys that are not fields."""
-        if isinstance(data, dict):
-            unknown = sorted(set(data) - set(self.fields))
-            if unknown:
-                known = ", ".join(self.fields)
-                raise serializers.ValidationError(
-                    {unknown[0]: [f"Unknown key. Known keys: {known}."]}
-                )
-        return super().to_internal_value(data)
+from accounts.strict import StrictSerializer
 
 
 class StartRequest(StrictSerializer):
@@ -104,14 +91,6 @@ class OperationResponse(serializers.Serializer[Any]):
     finished_at = serializers.DateTimeField(allow_null=True)
 
 
-class OperationListResponse(serializers.Serializer[Any]):
-    """A page of operations, newest first."""
-
-    results = OperationResponse(many=True)
-    limit = serializers.IntegerField()
-    offset = serializers.IntegerField()
-
-
 class ActiveResponse(serializers.Serializer[Any]):
     """The backend that answers, or would if it ran."""
 
@@ -183,10 +162,12 @@ class ModelResponse(serializers.Serializer[Any]):
     configured = serializers.BooleanField(help_text="what the next start serves")
 
 
-class ModelListResponse(serializers.Serializer[Any]):
-    """Models a backend can serve."""
+class ModelsQuery(serializers.Serializer[Any]):
+    """Which of them."""
 
-    results = ModelResponse(many=True)
+    search = serializers.CharField(required=False, max_length=512, help_text="part of a name")
+    loaded = serializers.BooleanField(required=False, help_text="in memory")
+    configured = serializers.BooleanField(required=False, help_text="what the next start serves")
 
 
 class StartLogResponse(serializers.Serializer[Any]):

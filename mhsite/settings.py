@@ -65,6 +65,7 @@ INSTALLED_APPS = [
     "channels",
     "rest_framework",
     "knox",
+    "django_filters",
     "drf_spectacular",
     "drf_spectacular_sidecar",
     "django_structlog",
