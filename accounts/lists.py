@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from django.db.models import QuerySet
-from django_filters.rest_framework import DjangoFilterBackend
+from django_filters.rest_framework import BooleanFilter, CharFilter, DjangoFilterBackend, Filter
 from drf_spectacular.utils import OpenApiParameter
 from rest_framework.exceptions import NotFound
 from rest_framework.generics import GenericAPIView
@@ -203,9 +203,22 @@ class Filters(DjangoFilterBackend):  # type: ignore[misc]  # django-filter has n
             Invalid: a name of the query is unknown.
             ValidationError: a value cannot be one of its filter's.
         """
-        known = [*view.filterset_class.base_filters, *page_names(view)]
-        query_check(request, known)
+        filters = view.filterset_class.base_filters
+        query_check(request, [*filters, *page_names(view)])
+        for name, kind in filters.items():
+            for value in request.query_params.getlist(name):
+                _value_check(name, kind, value)
         return super().filter_queryset(request, queryset, view)
+
+
+def _value_check(name: str, kind: Filter, value: str) -> None:
+    """Refuse what django-filter would take for no filter at all."""
+    if isinstance(kind, BooleanFilter) and value.lower() not in {"true", "false"}:
+        msg = f"{name} must be true or false."
+        raise Invalid(msg, param=name)
+    if value == "" and not isinstance(kind, CharFilter):
+        msg = f"{name} has no value. Leave it out to have all."
+        raise Invalid(msg, param=name)
 
 
 def query_check(request: Request, known: Sequence[str]) -> None:
@@ -235,7 +248,7 @@ class ListView(GenericAPIView[Any]):
             Invalid: a name of the query is unknown.
             ValidationError: a value is not acceptable.
         """
-        serializer = (self.query or Serializer)(data=self.request.query_params)
+        serializer = (self.query or Serializer)(data=self.request.query_params.dict())
         query_check(self.request, [*serializer.fields, *page_names(self)])
         serializer.is_valid(raise_exception=True)
         return dict(serializer.validated_data)

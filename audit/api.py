@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from dataclasses import asdict
 from typing import Any, cast
 
-from django.http import HttpRequest, QueryDict
+from django.http import HttpRequest
 from django.http.response import StreamingHttpResponse
 from django.views.decorators.http import require_GET
 from drf_spectacular.utils import extend_schema
@@ -113,7 +113,7 @@ async def export(request: HttpRequest) -> StreamingHttpResponse:
     """Stream the events chosen as one JSON object per line, oldest first."""
     actor = await authenticate(request, "rest")
     await arequire(actor, Permission.AUDIT_READ, target_type="audit")
-    serializer = ExportQuerySerializer(data=cast("QueryDict", request.GET))
+    serializer = ExportQuerySerializer(data=request.GET.dict())
     serializer.is_valid(raise_exception=True)
     return StreamingHttpResponse(
         _lines(cast("selectors.EventFilters", serializer.validated_data)),

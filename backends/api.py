@@ -54,7 +54,7 @@ class DetectView(APIView):
     """What is installed."""
 
     @extend_schema(
-        responses={200: OpenApiTypes.OBJECT},
+        responses={200: serializers.DetectionsResponse},
         operation_id="detect",
     )
     def get(self, request: Request) -> Response:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from drf_spectacular.extensions import OpenApiSerializerExtension
 from rest_framework import serializers
 
 from accounts.strict import StrictSerializer
@@ -205,6 +206,21 @@ class DetectionResponse(serializers.Serializer[Any]):
     pid = serializers.IntegerField(allow_null=True, help_text="for operators")
     user = serializers.CharField(help_text="for operators")
     reason = serializers.CharField(help_text="why it does not run, and what to do")
+
+
+class DetectionsResponse(serializers.Serializer[Any]):
+    """What was found, by the name of a backend."""
+
+
+class DetectionsSchema(OpenApiSerializerExtension):  # type: ignore[no-untyped-call]
+    """Says so in the API's description."""
+
+    target_class = DetectionsResponse
+
+    def map_serializer(self, auto_schema: Any, direction: Any) -> dict[str, Any]:
+        """Return the schema."""
+        found = auto_schema.resolve_serializer(DetectionResponse, direction)
+        return {"type": "object", "additionalProperties": found.ref}
 
 
 class PlanGpuResponse(serializers.Serializer[Any]):

@@ -29,11 +29,7 @@ from router.schemas import parse
 from router.services.scopes import Scope, scope_parse
 
 _SCOPE: Final = OpenApiParameter(
-    "scope",
-    OpenApiTypes.STR,
-    enum=["site", "mine"],
-    description="Whose. Reading: without it what counts for you, yours before the site's. Writing: the site's"
-    " for an owner, your own for everybody else.",
+    "scope", OpenApiTypes.STR, enum=["site", "mine"], description=shapes.WHOSE
 )
 _KIND: Final = {
     "type": "object",
@@ -136,7 +132,7 @@ class ModelsView(ListView):
 
     @extend_schema(
         operation_id="models_list",
-        parameters=[_SCOPE, shapes.EntriesQuery],
+        parameters=[shapes.EntriesQuery],
         responses=shapes.EntryResponse(many=True),
         tags=["models"],
     )
@@ -231,7 +227,7 @@ class RolesView(ListView):
 
     @extend_schema(
         operation_id="roles_list",
-        parameters=[_SCOPE, shapes.RolesQuery],
+        parameters=[shapes.RolesQuery],
         responses=shapes.RoleResponse(many=True),
         tags=["roles"],
     )

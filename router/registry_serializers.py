@@ -8,6 +8,12 @@ from rest_framework import serializers
 AVAILABILITY: Final = ["available", "not installed", "backend off", "needs credentials"]
 
 
+WHOSE: Final = (
+    "Whose. Reading: without it what counts for you, yours before the site's. Writing: the site's for an owner, "
+    "your own for everybody else."
+)
+
+
 def reference(model: type[BaseModel]) -> dict[str, str]:
     """Return where the OpenAPI document has ``model`` (``mhsite.openapi`` puts it there)."""
     return {"$ref": f"#/components/schemas/{model.__name__}"}
@@ -38,7 +44,7 @@ class EntryResponse(serializers.Serializer[Any]):
 class EntriesQuery(serializers.Serializer[Any]):
     """Which models."""
 
-    scope = serializers.CharField(required=False)
+    scope = serializers.ChoiceField(choices=["site", "mine"], required=False, help_text=WHOSE)
     provider = serializers.CharField(required=False, help_text="only models of this one")
     state = serializers.ChoiceField(choices=AVAILABILITY, required=False)
     search = serializers.CharField(required=False, help_text="part of an id or a model")
@@ -67,7 +73,7 @@ class RoleResponse(serializers.Serializer[Any]):
 class RolesQuery(serializers.Serializer[Any]):
     """Which roles."""
 
-    scope = serializers.CharField(required=False)
+    scope = serializers.ChoiceField(choices=["site", "mine"], required=False, help_text=WHOSE)
     search = serializers.CharField(required=False, help_text="part of a name")
     available = serializers.BooleanField(required=False, help_text="one of the chain is")
 

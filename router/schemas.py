@@ -180,7 +180,7 @@ class ChatRequest(Strict):
 class Lenient(BaseModel):
     """Base of OpenAI's requests: what we do not know is the engine's to judge."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
 
 
 class OpenAISampling(Lenient):
