@@ -1,9 +1,16 @@
 """What every request's body and query have in common: an unknown name is an error that says so."""
 
-from typing import Any
+from typing import Any, Final
 
 from drf_spectacular.extensions import OpenApiSerializerExtension
 from rest_framework import serializers
+
+_KINDS: Final[tuple[tuple[type[Any], tuple[type[Any], ...], str], ...]] = (
+    (serializers.BooleanField, (bool,), "true or false"),
+    (serializers.IntegerField, (int, float), "a whole number"),
+    (serializers.CharField, (str,), "text"),
+    (serializers.ChoiceField, (str,), "text"),
+)
 
 
 class StrictSerializer(serializers.Serializer[Any]):
@@ -18,7 +25,28 @@ class StrictSerializer(serializers.Serializer[Any]):
                 raise serializers.ValidationError(
                     {unknown[0][:80]: [f"Unknown key. Known keys: {known}."]}
                 )
+            for name in data:
+                if wanted := _mismatch(self.fields[name], data[name]):
+                    raise serializers.ValidationError({name: [f"This must be {wanted}."]})
         return super().to_internal_value(data)
+
+
+def _mismatch(field: serializers.Field[Any, Any, Any, Any], value: Any) -> str:
+    """Return what ``value`` must be and is not; empty where it is, or the field itself will say.
+
+    A field would make text of a number, and a truth of ``0``.
+    """
+    if value is None:
+        return ""
+    if isinstance(field, serializers.DictField) and isinstance(value, dict):
+        return next(filter(None, (_mismatch(field.child, item) for item in value.values())), "")
+    if isinstance(field, serializers.ListField) and isinstance(value, list):
+        return next(filter(None, (_mismatch(field.child, item) for item in value)), "")
+    for kind, types, words in _KINDS:
+        if isinstance(field, kind):
+            good = isinstance(value, types) and (bool in types or not isinstance(value, bool))
+            return "" if good else words
+    return ""
 
 
 class StrictSchema(OpenApiSerializerExtension):  # type: ignore[no-untyped-call]

@@ -8,7 +8,7 @@ Source: OpenAI's API reference, "Responses" and its "Streaming events".
 import json
 import time
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
@@ -48,7 +48,9 @@ class OpenAIResponse(Lenient):
     """``POST /v1/responses``."""
 
     model: Name | None = None
-    input: str | list[dict[str, Any]] = Field(min_length=1)
+    input: (
+        Annotated[str, Field(min_length=1)] | Annotated[list[dict[str, Any]], Field(min_length=1)]
+    )
     instructions: str | None = None
     stream: bool | None = None
     temperature: float | None = Field(None, ge=0, le=2)

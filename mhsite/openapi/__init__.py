@@ -42,6 +42,7 @@ def complete(result: dict[str, Any], generator: Any, **_: Any) -> dict[str, Any]
         result["paths"].setdefault(path, {})[method] = operation
     for path, methods in result["paths"].items():
         for operation in methods.values():
+            _require_body(operation, schemas)
             _finish(path, operation)
     result["paths"] = dict(sorted(result["paths"].items()))
     result["tags"] = _tags()
@@ -53,6 +54,15 @@ def _finish(path: str, operation: dict[str, Any]) -> None:
     operation["summary"] = _summary(operation["description"])
     errors.add(path, operation)
     examples.add(operation)
+
+
+def _require_body(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
+    """Say that a body must be there, where its schema has something that must be in it."""
+    body = operation.get("requestBody")
+    if body is None:
+        return
+    name = body["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+    body["required"] = bool(schemas[name].get("required") or "anyOf" in schemas[name])
 
 
 def _summary(description: str) -> str:

@@ -191,9 +191,35 @@ _MODELS: Final[tuple[type[BaseModel], ...]] = (
 )
 
 
+#: What validators of a model check beside its fields, by the name of its schema.
+_MORE_RULES: Final[dict[str, dict[str, Any]]] = {
+    "ChatRequest": {
+        "not": {"required": ["role", "model"], "properties": {"role": _TEXT, "model": _TEXT}}
+    },
+    "OllamaShow": {
+        "anyOf": [
+            {"required": [name], "properties": {name: {**_TEXT, "minLength": 1}}}
+            for name in ("model", "name")
+        ]
+    },
+    "Message": {
+        "anyOf": [
+            {"required": ["content"], "properties": {"content": {"not": {"enum": [None]}}}},
+            {
+                "required": ["tool_calls"],
+                "properties": {"tool_calls": {"type": "array", "minItems": 1}},
+            },
+        ]
+    },
+}
+
+
 def schemas() -> dict[str, Any]:
     """Return the schemas by name."""
-    return {**_ANSWERS, **dict(found for model in _MODELS for found in _of_model(model))}
+    found = dict(found for model in _MODELS for found in _of_model(model))
+    for name, rules in _MORE_RULES.items():
+        found[name] |= rules
+    return {**_ANSWERS, **found}
 
 
 def _of_model(model: type[BaseModel]) -> Iterator[tuple[str, Any]]:

@@ -176,7 +176,9 @@ def test_applying_a_configuration_has_a_key_too(
     assert Event.objects.filter(event="backend.configured").count() == 1
 
 
-@pytest.mark.parametrize("key", ["", "two words", "schlüssel".encode().decode("latin-1"), "x" * 256, '"'])
+@pytest.mark.parametrize(
+    "key", ["", "two words", "schlüssel".encode().decode("latin-1"), "x" * 256, '"']
+)
 def test_what_is_no_key_is_refused_before_anything_is_done(
     backend: FakeBackend, as_owner: Client, key: str
 ) -> None:
