@@ -98,9 +98,9 @@ def tamed(case: schemathesis.Case) -> schemathesis.Case:
         if isinstance(headers[name], str) and 0 < len(headers[name]) < 240:
             headers[name] += f"-{next(_number)}"
     # Credentials would be tried at the address drawn, which is somebody's.
-    if case.operation.path.startswith("/api/providers") and isinstance(body, dict):
-        if isinstance(body.get("check", True), bool):
-            body["check"] = False
+    is_account = case.operation.path.startswith("/api/providers") and isinstance(body, dict)
+    if is_account and isinstance(body.get("check", True), bool):
+        body["check"] = False
     return case
 
 
