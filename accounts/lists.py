@@ -161,7 +161,7 @@ class GrowingPages(CursorPagination):
             return super().paginate_queryset(queryset, request, view=view)
         except (NotFound, ValueError, OverflowError) as exc:
             msg = "This is no cursor: take it from `next` or `previous`."
-            raise Invalid(msg, param="cursor") from exc
+            raise Invalid(msg, code="invalid_cursor", param="cursor") from exc
 
     def get_page_size(self, request: Request) -> int:
         """Return how many rows a page has."""
