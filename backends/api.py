@@ -205,7 +205,9 @@ class ConfigView(APIView):
         wait, by = wait_seconds(request), keyed(request, actor)
         row = services.operation_repeated(by)
         if row is None:
-            backend = services.backend_configure(actor=by, name=name, options=body["options"])
+            backend = selectors.backend_get(name)
+            if body["options"]:
+                backend = services.backend_configure(actor=by, name=name, options=body["options"])
             if body["apply"] and selectors.backend_is_running(backend):
                 row = services.operation_once(
                     actor=by, ask=lambda: services.backend_apply(actor=by, name=name)

@@ -35,9 +35,9 @@ class PullRequest(StrictSerializer):
 
 
 class ConfigRequest(StrictSerializer):
-    """Options to change; null puts one back to its default."""
+    """Options to change; null puts one back to its default. Without any, what is configured is applied."""
 
-    options = serializers.DictField()
+    options = serializers.DictField(required=False, default=dict)
     apply = serializers.BooleanField(required=False, default=False)
 
 

@@ -191,6 +191,38 @@ _MODELS: Final[tuple[type[BaseModel], ...]] = (
 )
 
 
+def _item(kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    return _object("", {"type": {**_TEXT, "enum": [kind]}, **fields})
+
+
+_PARTS: Final = {
+    "type": "array",
+    "items": {
+        "anyOf": [
+            _item("input_text", {"text": _TEXT}),
+            _item("output_text", {"text": _TEXT}),
+            _item("refusal", {"refusal": _TEXT}),
+            _item("input_image", {"image_url": _TEXT}),
+        ]
+    },
+}
+_SAID: Final = {"anyOf": [_TEXT, _PARTS]}
+_ROLES: Final = ["system", "developer", "user", "assistant"]
+_INPUT_ITEM: Final = {
+    "anyOf": [
+        _object(
+            "",
+            {"content": _SAID},
+            also={
+                "type": {**_TEXT, "enum": ["message"]},
+                "role": {**_TEXT, "enum": _ROLES, "default": "user"},
+            },
+        ),
+        _item("function_call", {"call_id": _TEXT, "name": _TEXT, "arguments": _TEXT}),
+        _item("function_call_output", {"call_id": _TEXT, "output": _SAID}),
+        _item("reasoning", {}),
+    ]
+}
 #: What validators of a model check beside its fields, by the name of its schema.
 _MORE_RULES: Final[dict[str, dict[str, Any]]] = {
     "ChatRequest": {
@@ -219,6 +251,11 @@ def schemas() -> dict[str, Any]:
     found = dict(found for model in _MODELS for found in _of_model(model))
     for name, rules in _MORE_RULES.items():
         found[name] |= rules
+    texts, items = found["OpenAIResponse"]["properties"]["input"]["anyOf"]
+    found["OpenAIResponse"]["properties"]["input"]["anyOf"] = [
+        texts,
+        {**items, "items": _INPUT_ITEM},
+    ]
     return {**_ANSWERS, **found}
 
 

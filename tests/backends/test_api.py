@@ -169,6 +169,28 @@ def test_configuration_is_changed_checked_and_put_back(
     assert event.after["options"] == {"drainSeconds": 7.0}
 
 
+def test_a_change_of_nothing_changes_nothing(backend: FakeBackend, as_owner: Client) -> None:
+    url = f"{ROOT}/fake/config"
+    before = as_owner.get(url).json()
+    assert as_owner.patch(url, {}, "application/json").json() == before
+    assert not Event.objects.filter(event="backend.configured").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/fake/config", {"options": {}, "apply": 1}, "apply"),
+        ("/startup", {"auto_start": {"fake": "yes"}}, "auto_start"),
+        ("/startup", {"behavior": 5}, "behavior"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_by_name(
+    backend: FakeBackend, as_owner: Client, path: str, body: Any, param: str
+) -> None:
+    answer = as_owner.patch(ROOT + path, body, "application/json")
+    assert (answer.status_code, error_of(answer)["param"]) == (422, param)
+
+
 def test_models_and_logs(backend: FakeBackend, as_owner: Client) -> None:
     models = as_owner.get(f"{ROOT}/fake/models").json()["results"]
     assert {model["id"] for model in models} == {"fake-model", "other-model"}

@@ -36,6 +36,7 @@ ONE_OF: Final = {"owner": 8, "standard": 32, "guest": 64, "anonymous": 64}
 REASONS: Final = {
     "context_length_exceeded",
     "idempotency_key_reused",
+    "image_url_refused",
     "invalid_cursor",
     "invalid_image",
     "invalid_options",
