@@ -67,9 +67,7 @@ class Sampler:
             self._waiting.append(minute)
         self._write()
 
-    def _backends(
-        self, rows: Iterable[Backend], seen: Mapping[str, Mapping[str, Any]]
-    ) -> Reading:
+    def _backends(self, rows: Iterable[Backend], seen: Mapping[str, Mapping[str, Any]]) -> Reading:
         found: Reading = {}
         looks: dict[tuple[str, str], BackendLooks] = {}
         at = self.clock()

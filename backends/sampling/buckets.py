@@ -69,7 +69,9 @@ class Collector:
     _at: int | None = None
     _open: Reading = field(default_factory=dict)
 
-    def add(self, at: float, reading: Mapping[str, Mapping[str, Stat]]) -> tuple[int, Reading] | None:
+    def add(
+        self, at: float, reading: Mapping[str, Mapping[str, Stat]]
+    ) -> tuple[int, Reading] | None:
         """Take a reading made at ``at`` (seconds since 1970); return the bucket that has ended with it."""
         bucket = bucket_of(at, self.step)
         ended = self.close() if bucket != self._at else None

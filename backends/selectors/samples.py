@@ -1,13 +1,12 @@
 """Samples of GPUs and engines, at the resolution that a question needs."""
 
-from collections.abc import Mapping
 from typing import Any, Final
 
 from django.conf import settings
 
 from backends import flow
 from backends.models import SampleBucket
-from backends.payloads import SamplesPayload, SampleSeries
+from backends.payloads import SampleSeries, SamplesPayload
 from backends.sampling.buckets import bucket_of, followed, preceded, rolled, together
 from backends.sampling.looks import SITE, gpu_key
 from backends.sampling.resolution import FINE, MINUTES, Reach, Resolution, reach
@@ -32,12 +31,11 @@ def samples_between(
     """
     way = reach(now=now, since=since, until=until, step=step)
     first, last = bucket_of(since, way.step), bucket_of(until, way.step)
-    times = range(first, last + 1, way.step)
-    titles = _titles()
+    times, titles = range(first, last + 1, way.step), _titles()
     series = [
-        one
+        _series(node, name, points, titles.get(name), statistic)
         for node in sorted({settings.MH_NODE, *(row.node for row in backend_list())})
-        for one in _of_node(node, way, times, now, statistic, titles)
+        for name, points in _points(node, way, times, now).items()
     ]
     return SamplesPayload(
         since=times[0],
@@ -46,35 +44,30 @@ def samples_between(
         resolution=way.source.step,
         statistic=statistic,
         times=list(times),
-        series=sorted(series, key=lambda one: (one["kind"], one["title"])),
+        series=sorted(series, key=lambda one: (one["kind"], one["title"], one["node"])),
     )
 
 
-def _of_node(
-    node: str, way: Reach, times: range, now: float, statistic: str, titles: Mapping[str, str]
-) -> list[SampleSeries]:
+def _points(node: str, way: Reach, times: range, now: float) -> dict[str, list[Measures]]:
+    """Return what was seen at each of ``times``, by series."""
     buckets = rolled(_buckets(node, way, times, now), way.step)
     points = [buckets.get(at, {}) for at in times]
-    names = sorted({name for point in points for name in point})
-    return [
-        _series(node, name, [point.get(name, {}) for point in points], statistic, titles)
-        for name in names
-    ]
+    names = {name for point in points for name in point}
+    return {name: [point.get(name, {}) for point in points] for name in names}
 
 
 def _series(
-    node: str, name: str, points: list[Measures], statistic: str, titles: Mapping[str, str]
+    node: str, name: str, points: list[Measures], title: str | None, statistic: str
 ) -> SampleSeries:
     kind, _, id_ = name.partition("/")
-    measures = sorted({measure for point in points for measure in point})
     return SampleSeries(
         node=node,
         kind=kind,
         id=id_,
-        title=titles.get(name, id_),
+        title=title or id_,
         measures={
             measure: [_value(point.get(measure), statistic) for point in points]
-            for measure in measures
+            for measure in sorted({measure for point in points for measure in point})
         },
     )
 
