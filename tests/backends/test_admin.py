@@ -1,8 +1,5 @@
 """The LLM Backend page without a browser: who sees what, what the forms do, and what the files may hold."""
 
-import re
-from pathlib import Path
-
 import pytest
 from django.test import Client
 from django.urls import reverse
@@ -14,12 +11,8 @@ from backends.engines.base import Detection
 from backends.engines.ollama import OllamaEngine
 from backends.lifecycle import State
 from backends.models import Backend, Operation
-from mhsite.home import REPOSITORY
 
 pytestmark = pytest.mark.django_db
-
-STATIC = REPOSITORY / "backends" / "static" / "mh"
-TEMPLATES = REPOSITORY / "backends" / "templates" / "backends"
 
 
 @pytest.fixture(autouse=True)
@@ -200,18 +193,3 @@ def test_a_user_may_sign_in_on_the_form_whatever_their_role(client: Client, gues
     sent = {"username": guest.username, "password": "pw-gus-1234", "next": "/admin/"}
     response = client.post("/admin/login/?next=/admin/", sent, follow=True)
     assert response.request["PATH_INFO"] == "/admin/backends/llm-backend/"
-
-
-@pytest.mark.parametrize("file", sorted(STATIC.glob("*.js")), ids=lambda path: path.name)
-def test_scripts_never_parse_text_as_html_and_know_no_other_host(file: Path) -> None:
-    text = file.read_text()
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", text)
-    assert not re.search(r"https?://", text)
-
-
-@pytest.mark.parametrize("file", sorted(TEMPLATES.glob("*.html")), ids=lambda path: path.name)
-def test_templates_have_no_inline_scripts_styles_or_handlers(file: Path) -> None:
-    text = file.read_text()
-    assert not re.search(r"<script(?![^>]*\bsrc=)", text)
-    assert not re.search(r"<style|\sstyle=|\son[a-z]+=|javascript:", text)
-    assert not re.search(r"https?://", text)
