@@ -1,0 +1,49 @@
+"""The Charts page: how GPUs and engines did over time, and do now."""
+
+import time
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+
+from accounts.actors import Actor
+from accounts.pages import Page, only, shown
+from accounts.permissions import Permission
+from backends import charts, selectors
+
+
+@only("GET")
+def view(request: HttpRequest, actor: Actor) -> HttpResponse:
+    """Show the time asked for with ``?range=``: drawn with JavaScript, in numbers without."""
+    del actor
+    return shown(request, "backends/charts.html", "Charts", _context(request.GET.get("range", "")))
+
+
+def _context(key: str) -> dict[str, Any]:
+    chosen, now = charts.range_of(key), time.time()
+    samples = selectors.samples_between(now=now, since=now - chosen.seconds, until=now)
+    groups = [
+        {"key": key, "title": title, "charts": [c for c in charts.CHARTS if c.group == key]}
+        for key, title in charts.GROUPS.items()
+    ]
+    kinds = {one["kind"] for one in samples["series"]}
+    return {
+        "groups": groups,
+        "ranges": charts.RANGES,
+        "chosen": chosen,
+        "numbers": charts.numbers(samples),
+        "has_gpu": "gpu" in kinds or bool(selectors.status()["gpus"]),
+        "has_engine": "backend" in kinds,
+        "config": {**charts.tables(), "range": chosen.key, "samples": samples},
+    }
+
+
+PAGE = Page(
+    name="charts",
+    title="Charts",
+    path="charts/",
+    icon="monitoring",
+    section="System",
+    permission=Permission.STATUS_READ,
+    view=view,
+    order=30,
+)
