@@ -11,6 +11,8 @@ from backends.payloads import SampleSeries, SamplesPayload
 
 NOTHING: Final = "—"
 GIB: Final = 2**30
+#: What has more than three digits before its point.
+_THREE_DIGITS: Final = 999.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ CHARTS: Final = (
     Chart("waiting", "engine", "Requests waiting", "",
           (Line("backend", "requests_waiting"), Line("site", "requests_held")), whole=True),
     Chart("first-token", "engine", "Time to first token", "s",
-          (Line("backend", "ttft_seconds"), Line("backend", "engine_ttft_seconds", "by its own count"))),
+          (Line("backend", "ttft_seconds"), Line("backend", "engine_ttft_seconds", "in the engine"))),
     Chart("kv-cache", "engine", "KV cache in use", "%", (Line("backend", "kv_cache_usage"),), 100,
           top=100),
 )  # fmt: skip
@@ -150,8 +152,6 @@ def number_text(value: float | None, chart: Chart) -> str:
     """Return a value with about three digits and its unit."""
     if value is None:
         return NOTHING
-    scaled = value * chart.scale
-    digits = 0 if abs(scaled) >= 100 else 1 if abs(scaled) >= 10 else 2
-    text = f"{scaled:.{digits}f}"
-    text = text.rstrip("0").rstrip(".") if "." in text else text
+    scaled = round(value * chart.scale, 3)
+    text = f"{scaled:.0f}" if abs(scaled) >= _THREE_DIGITS else f"{scaled:.3g}"
     return f"{text} {chart.unit}".rstrip()

@@ -18,8 +18,8 @@ from backends.sampling.stats import Reading, from_json, to_json
 
 #: What is counted; fields of ``Flow``.
 COUNTS: Final = ("tokens", "prompt_tokens", "firsts", "first_seconds")
-#: Buckets of the last hour that are kept.
-_KEPT: Final = FINE.kept // FINE.step
+#: Buckets that are kept.
+_KEPT: Final = FINE.reaches // FINE.step
 
 
 def _counts(backend: str) -> str:
@@ -55,12 +55,12 @@ def flow_read(backend: str) -> Flow:
 
 
 def samples_push(node: str, at: int, reading: Reading) -> None:
-    """Keep a bucket of ``FINE`` for an hour."""
+    """Keep a bucket of ``FINE`` for as long as those are kept."""
     text = json.dumps({"at": at, "series": to_json(reading)}, separators=(",", ":"))
     with contextlib.suppress(redis.RedisError), bus.redis_client().pipeline() as pipe:
         pipe.rpush(_samples(node), text)
         pipe.ltrim(_samples(node), -_KEPT, -1)
-        pipe.expire(_samples(node), FINE.kept + FINE.step)
+        pipe.expire(_samples(node), FINE.reaches)
         pipe.execute()
 
 

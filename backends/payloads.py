@@ -152,6 +152,7 @@ class SampleSeries(TypedDict):
 class SamplesPayload(TypedDict):
     """The answer of ``GET /api/llm-backend/samples``; times in seconds since 1970."""
 
+    now: int
     since: int
     until: int
     #: Seconds from one point to the next, and of what they were put together.

@@ -31,7 +31,7 @@ def samples_asked(data: Any) -> dict[str, Any]:
     if since >= until:
         msg = "since must be before until, and not in the future."
         raise Invalid(msg, param="since")
-    if until - since > QUARTERS.kept:
+    if until - since > QUARTERS.reaches:
         msg = "Samples are kept for 30 days: ask for no longer time than that."
         raise Invalid(msg, param="since")
     return {

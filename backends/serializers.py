@@ -205,6 +205,7 @@ class SampleSeriesResponse(serializers.Serializer[Any]):
 class SamplesResponse(serializers.Serializer[Any]):
     """How GPUs and engines did; times in seconds since 1970."""
 
+    now = serializers.IntegerField()
     since = serializers.IntegerField()
     until = serializers.IntegerField()
     step = serializers.IntegerField(help_text="seconds from one point to the next")

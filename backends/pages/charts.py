@@ -21,18 +21,25 @@ def view(request: HttpRequest, actor: Actor) -> HttpResponse:
 def _context(key: str) -> dict[str, Any]:
     chosen, now = charts.range_of(key), time.time()
     samples = selectors.samples_between(now=now, since=now - chosen.seconds, until=now)
+    kinds = {one["kind"] for one in samples["series"]}
+    shown_groups = {
+        "gpu": "gpu" in kinds or bool(selectors.status()["gpus"]),
+        "engine": "backend" in kinds,
+    }
     groups = [
-        {"key": key, "title": title, "charts": [c for c in charts.CHARTS if c.group == key]}
+        {
+            "key": key,
+            "title": title,
+            "charts": [chart for chart in charts.CHARTS if chart.group == key],
+            "shown": shown_groups[key],
+        }
         for key, title in charts.GROUPS.items()
     ]
-    kinds = {one["kind"] for one in samples["series"]}
     return {
         "groups": groups,
         "ranges": charts.RANGES,
         "chosen": chosen,
-        "numbers": charts.numbers(samples),
-        "has_gpu": "gpu" in kinds or bool(selectors.status()["gpus"]),
-        "has_engine": "backend" in kinds,
+        "numbers": charts.numbers(samples) if any(shown_groups.values()) else [],
         "config": {**charts.tables(), "range": chosen.key, "samples": samples},
     }
 

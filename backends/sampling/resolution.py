@@ -13,10 +13,15 @@ STEPS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """Buckets of ``step`` seconds, kept for ``kept`` seconds."""
+    """Buckets of ``step`` seconds, kept for at least ``kept`` seconds."""
 
     step: int
     kept: int
+
+    @property
+    def reaches(self) -> int:
+        """Seconds that they are kept for: some more, so that a page that is a while old still has all of it."""
+        return self.kept + self.kept // 12
 
 
 #: In the broker; in the database; there, too.
@@ -45,7 +50,7 @@ def reach(*, now: float, since: float, until: float, step: int | None = None) ->
             taken.
     """
     wanted = max(step or 0, (until - since) / (POINTS_MAX - 1))
-    enough = [one for one in RESOLUTIONS if now - since <= one.kept + one.step] or [QUARTERS]
+    enough = [one for one in RESOLUTIONS if now - since <= one.reaches] or [QUARTERS]
     # Of those that reach back far enough the coarsest that is fine enough: the least to read.
     source = next((one for one in reversed(enough) if one.step <= wanted), enough[0])
     least = max(wanted, source.step)

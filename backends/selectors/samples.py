@@ -38,6 +38,7 @@ def samples_between(
         for name, points in _points(node, way, times, now).items()
     ]
     return SamplesPayload(
+        now=int(now),
         since=times[0],
         until=times[-1] + way.step,
         step=way.step,
@@ -91,7 +92,7 @@ def sample_values(reading: Reading) -> list[dict[str, Any]]:
 
 def _titles() -> dict[str, str]:
     """Return what series are called: a GPU that is gone by its UUID."""
-    titles = {SITE: "held by the site"}
+    titles = {SITE: "Held by the site"}
     for card in last_snapshot().get("gpus", []):
         titles[gpu_key(card)] = f"GPU {card['index']} · {card['name'] or 'unknown'}"
     for row in backend_list():
@@ -105,7 +106,7 @@ def _titles() -> dict[str, str]:
 def _buckets(node: str, way: Reach, times: range, now: float) -> dict[int, Reading]:
     fine = together(
         (at, reading)
-        for at, reading in flow.samples_read(node, min(FINE.kept, now - times[0]))
+        for at, reading in flow.samples_read(node, min(FINE.reaches, now - times[0]))
         if at in range(times[0], times[-1] + way.step)
     )
     if way.source == FINE:

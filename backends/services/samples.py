@@ -30,7 +30,7 @@ def samples_record(*, node: str, minutes: Iterable[tuple[int, Reading]], now: fl
                 _add(node, resolution.step, bucket_of(at, resolution.step), reading)
         for resolution in (MINUTES, QUARTERS):
             SampleBucket.objects.filter(
-                step=resolution.step, at__lt=now - resolution.kept - resolution.step
+                step=resolution.step, at__lt=now - resolution.reaches
             ).delete()
 
 

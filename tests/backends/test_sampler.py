@@ -105,7 +105,7 @@ def test_what_the_database_does_not_take_now_is_written_with_the_next_minute(
 
 def test_old_buckets_are_deleted(sampler: Sampler, clocks: Clocks) -> None:
     for resolution in (MINUTES, QUARTERS):
-        for ago in (resolution.kept + 2 * resolution.step, resolution.kept - resolution.step):
+        for ago in (resolution.reaches + resolution.step, resolution.kept):
             SampleBucket.objects.create(
                 node="gone", step=resolution.step, at=BEGIN - ago, series={}
             )

@@ -19,6 +19,8 @@ for (const described of config.charts) {
 let chosen = config.range;
 let samples = new Samples(config.samples, config.ranges[chosen].seconds);
 let asking = 0;
+/** The last frames. */
+let recent = [];
 
 /** What one chart draws: a line for each series of its kinds that has the measure. */
 function linesOf(chart) {
@@ -43,16 +45,19 @@ function topOf(chart) {
     return chart.top;
   }
   const all = samples.series.flatMap((series) => samples.values(series, chart.top_measure) ?? []);
-  return Math.max(0, ...all.filter((value) => value !== null)) * chart.scale || null;
+  const top = Math.max(0, ...all.filter((value) => value !== null)) * chart.scale;
+  return top ? Number(top.toPrecision(4)) : null;
 }
 
 function render() {
   for (const chart of config.charts) {
     charts.get(chart.key).render({ times: samples.times, lines: linesOf(chart), range: samples.range, top: topOf(chart) });
   }
-  renderGroup("gpu", samples.series.some(({ kind }) => kind === "gpu") || live?.status.gpus.length > 0);
-  renderGroup("engine", samples.series.some(({ kind }) => kind === "backend"));
-  renderNumbers();
+  const kinds = samples.series.map(({ kind }) => kind);
+  const shown = { gpu: kinds.includes("gpu") || live?.status.gpus.length > 0, engine: kinds.includes("backend") };
+  renderGroup("gpu", shown.gpu);
+  renderGroup("engine", shown.engine);
+  renderNumbers(shown.gpu || shown.engine);
   write(hook(document, "resolution"), `A point is the mean of ${duration(samples.step)}.`);
 }
 
@@ -64,7 +69,7 @@ function renderGroup(key, some) {
 }
 
 /** The same in numbers: for those who do not see lines. */
-function renderNumbers() {
+function renderNumbers(some) {
   const table = document.querySelector(".mh-numbers");
   const bodies = config.charts.map(bodyOf).filter(Boolean);
   const old = [...table.tBodies];
@@ -75,7 +80,7 @@ function renderNumbers() {
     old.forEach((body) => body.remove());
     table.append(...bodies);
   }
-  show(hook(document, "numbers"), bodies.length > 0);
+  show(hook(document, "numbers"), some && bodies.length > 0);
 }
 
 function bodyOf(chart) {
@@ -104,6 +109,8 @@ async function ask() {
     if (mine === asking) {
       tell(problem, "");
       samples = new Samples(payload, seconds);
+      // What came while the server was answering.
+      recent.filter(({ step }) => step === samples.step).forEach((frame) => samples.add(frame));
       render();
     }
   } catch (error) {
@@ -135,17 +142,12 @@ for (const link of ranges) {
 
 render();
 live?.on("sample", (frame) => {
+  recent = [...recent, frame].slice(-4);
   if (samples.add(frame)) {
     render();
   } else {
     ask();
   }
 });
-// What came while the line was down is not sent again.
-let wasDown = false;
-live?.on("connection", (state) => {
-  if (state === "open" && wasDown) {
-    ask();
-  }
-  wasDown = state !== "open";
-});
+// What came before the line was up, or while it was down, is not sent again.
+live?.on("connection", (state) => state === "open" && ask());

@@ -8,7 +8,7 @@ export class Samples {
     this.times = payload.times;
     this.series = payload.series;
     /** The moment up to which something is known, by the server's clock. */
-    this.now = payload.until - payload.step;
+    this.now = payload.now;
     this.counts = new Map();
   }
 
@@ -66,7 +66,7 @@ export class Samples {
       series.measures[measure] ??= this.times.map(() => null);
       const values = series.measures[measure];
       const key = `${series.kind}/${series.id}/${measure}/${this.times[index]}`;
-      const before = values[index];
+      const before = this.step === step ? null : values[index];
       const count = before === null ? 0 : this.counts.get(key) ?? Math.max(1, Math.floor(this.step / step / 2));
       values[index] = before === null ? value : (before * count + value) / (count + 1);
       this.counts.set(key, count + 1);

@@ -28,9 +28,8 @@ function svg(name, attributes) {
 
 /** A number with about three digits, as backends/charts.py writes it. */
 export function shortNumber(value) {
-  const size = Math.abs(value);
-  const text = value.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : 2);
-  return text.includes(".") ? text.replace(/\.?0+$/, "") : text;
+  const rounded = Number(value.toFixed(3));
+  return Math.abs(rounded) >= 999.5 ? rounded.toFixed(0) : String(Number(rounded.toPrecision(3)));
 }
 
 const formats = {};

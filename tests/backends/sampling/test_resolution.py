@@ -33,6 +33,11 @@ def test_a_short_time_long_ago_is_as_fine_as_what_is_kept_of_it() -> None:
     assert (found.source, found.step) == (MINUTES, 60)
 
 
+def test_a_page_that_is_a_while_old_keeps_its_resolution() -> None:
+    assert reach(now=NOW, since=NOW - DAY - 600, until=NOW).source == MINUTES
+    assert reach(now=NOW, since=NOW - 3600 - 60, until=NOW).source == FINE
+
+
 def test_fewer_points_can_be_asked_for() -> None:
     found = reach(now=NOW, since=NOW - 900, until=NOW, step=50)
     assert (found.source, found.step) == (FINE, 60)
@@ -49,4 +54,4 @@ def test_points_are_bounded_and_made_of_whole_buckets_that_are_kept(
     assert (last - first) // found.step + 1 <= POINTS_MAX
     assert found.step % found.source.step == 0
     assert found.step >= (step or 0)
-    assert found.source == QUARTERS or ago + span <= found.source.kept + found.source.step
+    assert found.source == QUARTERS or ago + span <= found.source.reaches
