@@ -10,7 +10,6 @@ import uPlot from "./vendor/uplot.js";
 import { make, show, write } from "./dom.js";
 
 const COLOURS = 8;
-const SVG = "http://www.w3.org/2000/svg";
 const HEIGHT = 190;
 const NARROW = 480;
 
@@ -18,12 +17,9 @@ const variable = (name) => getComputedStyle(document.documentElement).getPropert
 /** Series have eight colours; the ninth has the first one's again. */
 export const colour = (index) => (index % COLOURS) + 1;
 
-function svg(name, attributes) {
-  const element = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) {
-    element.setAttribute(key, value);
-  }
-  return element;
+/** Call `redraw` when the theme changes. */
+function onTheme(redraw) {
+  new MutationObserver(redraw).observe(document.documentElement, { attributeFilter: ["class"] });
 }
 
 /** A number with about three digits, as backends/charts.py writes it. */
@@ -87,9 +83,7 @@ export class TimeChart {
     this.box.append(this.none);
     this.box.setAttribute("role", "img");
     new ResizeObserver(() => this.resize()).observe(this.box);
-    new MutationObserver(() => this.plot?.redraw(false)).observe(document.documentElement, {
-      attributeFilter: ["class"],
-    });
+    onTheme(() => this.plot?.redraw(false));
   }
 
   /** `lines`: `{ key, title, colour, dashed, values }`, a value (or null) for each of `times`, in seconds. */
@@ -164,8 +158,7 @@ export class TimeChart {
     this.values = this.lines.map(() => make("span", { class: "mh-legend__value" }));
     this.legend.replaceChildren(
       ...this.lines.map((line, i) => {
-        const swatch = svg("svg", { width: 18, height: 8, "aria-hidden": "true" });
-        swatch.append(svg("line", { x1: 0, x2: 18, y1: 4, y2: 4, class: line.dashed ? "mh-dashed" : "" }));
+        const swatch = make("span", { class: line.dashed ? "mh-swatch mh-swatch--dashed" : "mh-swatch" });
         return make("li", { class: `mh-line-${colour(line.colour)}` }, swatch, make("span", {}, line.title), this.values[i]);
       }),
     );
@@ -206,15 +199,16 @@ export class TimeChart {
 /** The last value; the newest point has just begun and may be empty still. */
 export const newest = (values) => values.at(-1) ?? values.at(-2) ?? null;
 
-/** A line without axes: the last `length` values, from 0 to the highest of them. */
+/** A line without axes: the last `length` values, from 0 to the highest of them. null is a gap. */
 export class Sparkline {
   constructor(host, { label, length = 60, colour: index = 0 }) {
     this.values = Array(length).fill(null);
     this.label = label;
-    this.root = svg("svg", {
-      class: `mh-sparkline mh-line-${colour(index)}`, viewBox: `0 0 ${length - 1} 100`, preserveAspectRatio: "none", role: "img",
-    });
-    host.replaceChildren(this.root);
+    this.colour = `--mh-series-${colour(index)}`;
+    this.canvas = make("canvas", { class: "mh-sparkline", role: "img" });
+    host.replaceChildren(this.canvas);
+    new ResizeObserver(() => this.draw()).observe(this.canvas);
+    onTheme(() => this.draw());
     this.draw();
   }
 
@@ -225,23 +219,30 @@ export class Sparkline {
     this.draw();
   }
 
+  /** The newest value; the oldest one leaves. */
   push(value) {
     this.fill([...this.values, value ?? null]);
   }
 
   draw() {
-    const top = Math.max(1, ...this.values.map((value) => value ?? 0));
-    const parts = [[]];
-    this.values.forEach((value, i) => {
-      if (value === null) {
-        parts.push([]);
-      } else {
-        parts.at(-1).push(`${i},${(97 - (94 * value) / top).toFixed(1)}`);
+    const { canvas, values } = this;
+    const latest = values.at(-1);
+    canvas.setAttribute("aria-label", `${this.label}: ${latest === null ? "unknown" : shortNumber(latest)}`);
+    const scale = window.devicePixelRatio || 1;
+    canvas.width = canvas.clientWidth * scale;
+    canvas.height = canvas.clientHeight * scale;
+    const top = Math.max(1, ...values.map((value) => value ?? 0));
+    const pen = canvas.getContext("2d");
+    pen.strokeStyle = variable(this.colour);
+    pen.lineWidth = 1.5 * scale;
+    pen.beginPath();
+    values.forEach((value, i) => {
+      if (value !== null) {
+        const x = (i / (values.length - 1)) * canvas.width;
+        const y = canvas.height - scale - (value / top) * (canvas.height - 2 * scale);
+        (i > 0 && values[i - 1] !== null ? pen.lineTo : pen.moveTo).call(pen, x, y);
       }
     });
-    const drawn = parts.filter((part) => part.length > 1);
-    this.root.replaceChildren(...drawn.map((part) => svg("polyline", { points: part.join(" ") })));
-    const latest = this.values.at(-1);
-    this.root.setAttribute("aria-label", `${this.label}: ${latest === null ? "unknown" : shortNumber(latest)}`);
+    pen.stroke();
   }
 }
