@@ -14,7 +14,7 @@ import redis
 from backends import bus, leases
 from backends.sampling.looks import Flow
 from backends.sampling.resolution import FINE
-from backends.sampling.stats import Reading, from_json, to_json
+from backends.sampling.stats import AnyReading, Reading, to_json
 
 #: What is counted; fields of ``Flow``.
 COUNTS: Final = ("tokens", "prompt_tokens", "firsts", "first_seconds")
@@ -64,7 +64,7 @@ def samples_push(node: str, at: int, reading: Reading) -> None:
         pipe.execute()
 
 
-def samples_read(node: str, seconds: float) -> list[tuple[int, Reading]]:
+def samples_read(node: str, seconds: float) -> list[tuple[int, AnyReading]]:
     """Return the buckets of about the last ``seconds`` that ``samples_push`` kept, as they came.
 
     A clock that was set back, or an observer that was started anew, makes two of the same time.
@@ -75,4 +75,4 @@ def samples_read(node: str, seconds: float) -> list[tuple[int, Reading]]:
     except redis.RedisError:
         return []
     said = [json.loads(text) for text in texts]
-    return [(one["at"], from_json(one["series"])) for one in said]
+    return [(one["at"], one["series"]) for one in said]

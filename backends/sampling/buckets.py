@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from backends.sampling.resolution import MINUTES
-from backends.sampling.stats import Reading, Stat, merged
+from backends.sampling.stats import AnyReading, Reading, merged
 
 
 def bucket_of(at: float, step: int) -> int:
@@ -12,33 +12,33 @@ def bucket_of(at: float, step: int) -> int:
     return int(at // step) * step
 
 
-def rolled(buckets: Mapping[int, Reading], step: int) -> dict[int, Reading]:
+def rolled(buckets: Mapping[int, AnyReading], step: int) -> dict[int, Reading]:
     """Return ``buckets`` as buckets of ``step`` seconds, in order of time."""
-    groups: dict[int, list[Reading]] = {}
+    groups: dict[int, list[AnyReading]] = {}
     for at in sorted(buckets):
         groups.setdefault(bucket_of(at, step), []).append(buckets[at])
     return {at: merged(readings) for at, readings in groups.items()}
 
 
-def together(buckets: Iterable[tuple[int, Reading]]) -> dict[int, Reading]:
+def together(buckets: Iterable[tuple[int, AnyReading]]) -> dict[int, AnyReading]:
     """Return ``buckets`` by their begin; what came in parts is added up."""
-    found: dict[int, Reading] = {}
+    found: dict[int, AnyReading] = {}
     for at, reading in buckets:
         found[at] = merged([found[at], reading]) if at in found else reading
     return found
 
 
 def followed(
-    kept: Mapping[int, Reading], fine: Mapping[int, Reading], written: float
-) -> dict[int, Reading]:
+    kept: Mapping[int, AnyReading], fine: Mapping[int, AnyReading], written: float
+) -> dict[int, AnyReading]:
     """Return what is kept, with finer buckets from ``written`` on: what has not been added to it yet."""
     newer = [(at, reading) for at, reading in fine.items() if at >= written]
     return together([*kept.items(), *newer])
 
 
 def preceded(
-    minutes: Mapping[int, Reading], fine: Mapping[int, Reading], *, step: int, begin: float
-) -> dict[int, Reading]:
+    minutes: Mapping[int, AnyReading], fine: Mapping[int, AnyReading], *, step: int, begin: float
+) -> dict[int, AnyReading]:
     """Return fine buckets, with minutes from before the first of them as if all of each had been alike.
 
     Args:
@@ -69,9 +69,7 @@ class Collector:
     _at: int | None = None
     _open: Reading = field(default_factory=dict)
 
-    def add(
-        self, at: float, reading: Mapping[str, Mapping[str, Stat]]
-    ) -> tuple[int, Reading] | None:
+    def add(self, at: float, reading: AnyReading) -> tuple[int, Reading] | None:
         """Take a reading made at ``at`` (seconds since 1970); return the bucket that has ended with it."""
         bucket = bucket_of(at, self.step)
         ended = self.close() if bucket != self._at else None

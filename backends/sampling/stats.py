@@ -1,17 +1,17 @@
 """Numbers that can be added up and still know their mean and their most."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 #: Measures of one GPU, or of one backend.
 Measures = dict[str, "Stat"]
 #: What one look, or a bucket of many, found: measures by series, ``gpu/<uuid>`` or ``backend/<name>``.
 Reading = dict[str, Measures]
+#: The same as it may be read from JSON: numbers in the order of ``Stat``.
+AnyReading = Mapping[str, Mapping[str, Sequence[float]]]
 
 
-@dataclass(frozen=True, slots=True)
-class Stat:
+class Stat(NamedTuple):
     """What one or more looks found of one measure.
 
     For a gauge each look weighs 1. For a rate ``weight`` is seconds and ``total`` what was added in them; for
@@ -37,25 +37,31 @@ class Stat:
         """The mean of all looks, by their weight."""
         return self.total / self.weight
 
-    def __add__(self, other: "Stat") -> "Stat":
+    def plus(self, other: "Stat") -> "Stat":
         """Return both together."""
         return Stat(
             self.weight + other.weight, self.total + other.total, max(self.most, other.most)
         )
 
 
-def merged(readings: Iterable[Mapping[str, Mapping[str, Stat]]]) -> Reading:
+def merged(readings: Iterable[AnyReading]) -> Reading:
     """Return all ``readings`` as one."""
-    found: Reading = {}
+    # Thousands at once, for a month on a page: numbers in lists, and a ``Stat`` only for what comes out.
+    found: dict[str, dict[str, list[float]]] = {}
     for reading in readings:
         for series, measures in reading.items():
             into = found.setdefault(series, {})
-            for name, stat in measures.items():
-                into[name] = into[name] + stat if name in into else stat
-    return found
+            for name, (weight, total, most) in measures.items():
+                if (sums := into.get(name)) is None:
+                    into[name] = [weight, total, most]
+                else:
+                    sums[0] += weight
+                    sums[1] += total
+                    sums[2] = max(sums[2], most)
+    return from_json(found)
 
 
-def to_json(reading: Mapping[str, Mapping[str, Stat]]) -> dict[str, dict[str, list[float]]]:
+def to_json(reading: Reading) -> dict[str, dict[str, list[float]]]:
     """Return what ``from_json`` reads: ``[weight, total, most]`` by series and measure."""
     return {
         series: {
@@ -66,10 +72,10 @@ def to_json(reading: Mapping[str, Mapping[str, Stat]]) -> dict[str, dict[str, li
     }
 
 
-def from_json(said: Mapping[str, Mapping[str, Any]]) -> Reading:
+def from_json(said: AnyReading) -> Reading:
     """Return the reading that ``to_json`` wrote."""
     return {
-        series: {name: Stat(*numbers) for name, numbers in measures.items()}
+        series: {name: Stat._make(numbers) for name, numbers in measures.items()}
         for series, measures in said.items()
     }
 

@@ -10,7 +10,7 @@ from backends.payloads import SampleSeries, SamplesPayload
 from backends.sampling.buckets import bucket_of, followed, preceded, rolled, together
 from backends.sampling.looks import SITE, gpu_key
 from backends.sampling.resolution import FINE, MINUTES, Reach, Resolution, reach
-from backends.sampling.stats import Measures, Reading, Stat, from_json
+from backends.sampling.stats import AnyReading, Measures, Reading, Stat
 from backends.selectors.rows import backend_engine, backend_list, last_snapshot
 
 #: Statistics that can be asked for.
@@ -103,23 +103,26 @@ def _titles() -> dict[str, str]:
 # --- where it is kept ---------------------------------------------------------------------------
 
 
-def _buckets(node: str, way: Reach, times: range, now: float) -> dict[int, Reading]:
-    fine = together(
-        (at, reading)
-        for at, reading in flow.samples_read(node, min(FINE.reaches, now - times[0]))
-        if at in range(times[0], times[-1] + way.step)
-    )
+def _buckets(node: str, way: Reach, times: range, now: float) -> dict[int, AnyReading]:
     if way.source == FINE:
+        fine = _fine(node, times[0], times[-1] + way.step, now)
         step = min(way.step, MINUTES.step)
         return preceded(_rows(node, MINUTES, times, way.step), fine, step=step, begin=now)
-    return followed(_rows(node, way.source, times, way.step), fine, _written(node))
+    written = _written(node)
+    fine = _fine(node, max(written, times[0]), times[-1] + way.step, now)
+    return followed(_rows(node, way.source, times, way.step), fine, written)
 
 
-def _rows(node: str, kept: Resolution, times: range, step: int) -> dict[int, Reading]:
+def _fine(node: str, since: int, until: int, now: float) -> dict[int, AnyReading]:
+    kept = flow.samples_read(node, min(FINE.reaches, max(0.0, now - since)))
+    return together((at, reading) for at, reading in kept if since <= at < until)
+
+
+def _rows(node: str, kept: Resolution, times: range, step: int) -> dict[int, AnyReading]:
     rows = SampleBucket.objects.filter(
         node=node, step=kept.step, at__gt=times[0] - kept.step, at__lt=times[-1] + step
     )
-    return {at: from_json(series) for at, series in rows.values_list("at", "series")}
+    return dict(rows.values_list("at", "series"))
 
 
 def _written(node: str) -> int:

@@ -7,7 +7,7 @@ from django.db import transaction
 from backends.models import SampleBucket
 from backends.sampling.buckets import bucket_of
 from backends.sampling.resolution import MINUTES, QUARTERS
-from backends.sampling.stats import Reading, from_json, merged, to_json
+from backends.sampling.stats import Reading, merged, to_json
 
 
 def samples_record(*, node: str, minutes: Iterable[tuple[int, Reading]], now: float) -> None:
@@ -37,5 +37,5 @@ def samples_record(*, node: str, minutes: Iterable[tuple[int, Reading]], now: fl
 def _add(node: str, step: int, at: int, reading: Reading) -> None:
     row = SampleBucket.objects.filter(node=node, step=step, at=at).first()
     row = row or SampleBucket(node=node, step=step, at=at)
-    row.series = to_json(merged([from_json(row.series), reading]))
+    row.series = to_json(merged([row.series, reading]))
     row.save()

@@ -6,7 +6,7 @@ from django.conf import settings
 
 from backends import bus, flow
 from backends.sampling.looks import Flow
-from backends.sampling.stats import Reading, Stat
+from backends.sampling.stats import Reading, Stat, from_json
 
 
 def reading(value: float) -> Reading:
@@ -25,7 +25,8 @@ def test_little_more_than_an_hour_is_kept(clean_broker: "redis.Redis") -> None:
         flow.samples_push("n", at, reading(at))
     kept = flow.samples_read("n", 1e6)
     assert len(kept) == 780
-    assert kept[-1] == (5 * 789, reading(5 * 789))
+    at, last = kept[-1]
+    assert (at, from_json(last)) == (5 * 789, reading(5 * 789))
     assert [at for at, _ in flow.samples_read("n", 20)] == [5 * 784 + 5 * n for n in range(6)]
     assert 0 < clean_broker.ttl("mh:samples:n") <= 3900
 

@@ -96,6 +96,17 @@ def test_what_is_not_in_the_database_yet_follows_what_is_and_nothing_is_there_tw
         assert answer == together(collected(step, seen))
 
 
+@given(st.lists(readings, max_size=5))
+def test_many_are_merged_as_two_are(several: list[Reading]) -> None:
+    one: Reading = {}
+    for reading in several:
+        for name, measures in reading.items():
+            mine = one.setdefault(name, {})
+            for measure, stat in measures.items():
+                mine[measure] = mine[measure].plus(stat) if measure in mine else stat
+    assert merged(several) == one
+
+
 def test_a_gap_leaves_no_bucket() -> None:
     one: Reading = {"gpu/GPU-0": {"power": Stat.of(7)}}
     assert [at for at, _ in collected(5, [(3, one), (4, one), (61, one)])] == [0, 60]
@@ -115,6 +126,6 @@ def test_what_is_kept_as_json_is_read_as_it_was(reading: Reading) -> None:
 
 
 def test_means_are_weighed_and_peaks_survive() -> None:
-    both = Stat.rate(10, 1) + Stat.rate(2, 3)
+    both = Stat.rate(10, 1).plus(Stat.rate(2, 3))
     assert (both.mean, both.most) == (3, 10)
-    assert math.isclose((Stat.of(1) + Stat.of(2) + Stat.of(6)).mean, 3)
+    assert math.isclose(Stat.of(1).plus(Stat.of(2)).plus(Stat.of(6)).mean, 3)
