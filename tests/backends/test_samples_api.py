@@ -9,7 +9,7 @@ from django.conf import settings
 from django.test import Client
 
 from accounts.models import User
-from backends import flow, services
+from backends import bus, flow, services
 from backends.sampling.stats import Reading, Stat
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("clean_broker")]
@@ -67,6 +67,15 @@ def test_what_makes_no_sense_is_refused_with_what_to_do(
     answer = as_guest.get(PATH, query)
     assert answer.status_code in {400, 422}
     assert answer.json()["error"]["param"] == param
+
+
+def test_the_status_says_how_busy_each_backend_is(as_guest: Client) -> None:
+    seen = {"metrics": {"running": 3, "waiting": 2}, "tokens_per_second": 41.5}
+    bus.snapshot_write(settings.MH_NODE, {"backends": {"vllm": seen}})
+    available = as_guest.get("/api/llm-backend/status").json()["available"]
+    names = ("tokens_per_second", "requests_running", "requests_waiting")
+    assert [available["vllm"][name] for name in names] == [41.5, 3, 2]
+    assert [available["ollama"][name] for name in names] == [None, 0, 0]
 
 
 def test_a_stranger_sees_nothing(client: Client) -> None:
