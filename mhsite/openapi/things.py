@@ -172,6 +172,24 @@ LOG: Final = {
         }
     ],
 }
+SAMPLES: Final = {
+    "now": 1_773_480_413,
+    "since": 1_773_476_813,
+    "until": 1_773_480_413,
+    "step": 10,
+    "resolution": 10,
+    "statistic": "mean",
+    "times": [1_773_480_400, 1_773_480_410],
+    "series": [
+        {
+            "node": "local",
+            "kind": "gpu",
+            "id": "GPU-0",
+            "title": "NVIDIA L4",
+            "measures": {"memory_used": [20_401_094_656.0, None]},
+        }
+    ],
+}
 STARTUP: Final = {
     "behavior": "auto",
     "active": "vllm",

@@ -91,7 +91,7 @@ def test_cancelling_over_rest(backend: FakeBackend, as_owner: Client) -> None:
         ({"options": {"nonsense": True}}, 422, "options.nonsense"),
         ({"options": {"apiKey": "x"}}, 422, "options.apiKey"),
         ({"options": 5}, 422, "options"),
-        ({"model": 5.5, "options": []}, 422, "options"),
+        ({"model": 5.5, "options": []}, 422, "model"),
         ({"nonsense": 1}, 422, "nonsense"),
         ([], 422, None),
     ],

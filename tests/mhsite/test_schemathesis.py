@@ -41,6 +41,7 @@ REASONS: Final = {
     "invalid_image",
     "invalid_options",
     "invalid_provider",
+    "invalid_time_range",
     "max_tokens_too_large",
     "model_not_offered",
     "not_supported",
