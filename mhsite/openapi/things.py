@@ -64,6 +64,9 @@ AVAILABLE: Final = {
     "memory": 20_401_094_656,
     "standby": None,
     "metrics": {"running": 3.0, "waiting": 0.0},
+    "tokens_per_second": 212.4,
+    "requests_running": 3,
+    "requests_waiting": 0,
     "reason": "",
     "failure": "",
 }
