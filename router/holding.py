@@ -33,7 +33,7 @@ from router.breaker import Breaker
 from router.errors import NoRoute
 from router.events import QueuedEvent
 from router.providers.base import Waits
-from router.providers.openai_stream import broken_off
+from router.providers.openai_stream import broken_off, says_nothing
 from router.selectors import Resolved, ResolvedChain
 
 #: Seconds between two ``queued`` events when only the seconds left have changed.
@@ -164,7 +164,7 @@ class Waiting:
         try:
             async with asyncio.timeout(patience):
                 items = await attempt.enter_async_context(send(found))
-                first = await anext(items, None)
+                first = await _first_of(items)
             while isinstance(first, Waits):
                 yield QueuedEvent(
                     type="queued",
@@ -173,7 +173,7 @@ class Waiting:
                     reason=first.reason,
                 )
                 async with asyncio.timeout(patience):
-                    first = await anext(items, None)
+                    first = await _first_of(items)
         except TimeoutError as exc:
             who = found.route.backend or found.route.provider
             msg = f"{who} did not begin to answer within {patience:g} s. Try again."
@@ -367,6 +367,21 @@ def _queued(place: Place, wait: Wait) -> QueuedEvent:
         eta_seconds=wait.eta_seconds,
         reason=wait.reason,
     )
+
+
+async def _first_of(items: AsyncIterator[Any]) -> Any:
+    """Return the first piece of an answer, or what it waits for; None where there is none.
+
+    Frames that say no more than who speaks come together with what follows them: an engine that ends
+    between the two has not begun to answer, and somebody else may.
+    """
+    first = await anext(items, None)
+    while isinstance(first, bytes) and says_nothing(first):
+        more = await anext(items, None)
+        if more is None:
+            break
+        first += more
+    return first
 
 
 async def _nothing() -> AsyncIterator[Any]:

@@ -93,6 +93,10 @@ def events(response: httpx.Response) -> list[dict[str, Any]]:
         ("/v1/chat/completions", True, "status=503"),
         ("/v1/chat/completions", False, "status=429"),
         ("/v1/chat/completions", True, "status=500"),
+        # It has said who speaks, and then nothing.
+        ("/v1/chat/completions", True, "error-after=0"),
+        ("/v1/chat/completions", True, "cut-after=0"),
+        ("/v1/chat/completions", True, "silent-after=0"),
     ],
 )
 def test_what_fails_before_its_first_token_is_answered_by_the_next(
