@@ -139,9 +139,9 @@ async def streamed(monkeypatch: pytest.MonkeyPatch, *blocks: bytes) -> list[byte
     found: list[bytes] = []
     try:
         async for piece in relay(Admitted(Call())):  # type: ignore[arg-type]
-            found.append(piece)
+            found += [piece]
     except FormatNotFollowed as exc:
-        found.append(exc.code.encode())
+        found += [exc.code.encode()]
     return found
 
 

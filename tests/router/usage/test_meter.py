@@ -73,9 +73,8 @@ def test_what_came_of_an_answer_without_an_end_is_counted(records: list[Record])
         measured = Meter(
             actor=ACTOR, kind="chat", begin=time.perf_counter(), prompt=lambda: 4 * 100
         )
-        with pytest.raises(GeneratorExit), measured:
+        with measured:
             measured.pieces, measured.characters = 5, characters
-            raise GeneratorExit
         record = records.pop()
         assert (record.prompt_tokens, record.completion_tokens) == (100, made)
         assert (record.total_tokens, record.estimated) == (100 + made, True)
