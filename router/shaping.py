@@ -15,8 +15,7 @@ from router.context import room, trim
 from router.errors import ContextTooLong, too_long
 from router.providers.base import ChatCall, Delta, Provider
 from router.reasoning import split_reasoning
-from router.resolution import ContextPolicy
-from router.selectors import Resolved
+from router.resolution import ContextPolicy, Route
 from router.structured import told
 
 #: How often a prompt is counted while it is being shortened.
@@ -35,9 +34,8 @@ class Shape:
     trimmed: int = 0
 
 
-def shape_of(found: Resolved) -> Shape:
-    """Return how a chat is treated that goes to ``found``."""
-    route = found.route
+def shape_of(route: Route) -> Shape:
+    """Return how a chat is treated that goes this way."""
     return Shape(trims=route.context is ContextPolicy.TRIM, thinks="thinking" in route.capabilities)
 
 

@@ -64,9 +64,9 @@ def add(
             " for, or read from standard input: the one there is, or a JSON object of several.",
         ),
     ] = [],  # noqa: B006
-    check: Annotated[
-        bool, typer.Option("--check/--no-check", help="Try the credentials before they are saved.")
-    ] = True,
+    untried: Annotated[
+        bool, typer.Option("--no-check", help="Save the credentials without trying them.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Add an account. Secrets never stand on the command line, which others on the machine can read."""
@@ -86,7 +86,8 @@ def add(
         raise typer.BadParameter(msg, param_hint="--set")
     settings |= secrets_read(secret, environment)
     data = parse(
-        AccountCreate, {"name": name, "kind": kind or name, "settings": settings, "check": check}
+        AccountCreate,
+        {"name": name, "kind": kind or name, "settings": settings, "check": not untried},
     )
     row = services.provider_account_create(actor=owner_actor(), data=data)
     account = registry_payloads.account(row, whole=True)

@@ -53,7 +53,7 @@ async def _answered(admitted: Admitted[ChatRequest]) -> AsyncGenerator[ChatEvent
         def send(found: Resolved) -> AbstractAsyncContextManager[AsyncIterator[Delta]]:
             nonlocal shape
             sent(meter, found)
-            shape = shape_of(found)
+            shape = shape_of(found.route)
             call = _call(admitted.asked, found, waiting.request_id)
             return chat_shaped(found.provider, found.target, call, shape)
 

@@ -138,7 +138,7 @@ async def _translated(
     asked = chat_call(
         call.fields, model=found.route.model, options=found.route.options, request_id=request_id
     )
-    async with chat_shaped(found.provider, found.target, asked, shape_of(found)) as deltas:
+    async with chat_shaped(found.provider, found.target, asked, shape_of(found.route)) as deltas:
         frames = translated_whole(deltas, asked) if whole else translated(deltas, asked, fields)
         async with aclosing(frames):
             yield frames

@@ -14,7 +14,7 @@ from websockets.sync.client import connect
 from tests.backends.faults.table import fault
 from tests.router.live import Site, wait_until
 
-pytestmark = [pytest.mark.process, fault(24)]
+pytestmark = pytest.mark.process
 
 TEXT: Final = "Go on."
 MESSAGES: Final = [{"role": "user", "content": TEXT}]
@@ -97,6 +97,7 @@ def name_of(surface: Surface) -> str:
     return str(surface)
 
 
+@fault(24)
 @pytest.mark.parametrize("surface", SURFACES, ids=name_of)
 @pytest.mark.parametrize("phase", PHASES)
 def test_the_engine_sees_that_a_client_has_left(site: Site, surface: Surface, phase: str) -> None:
@@ -155,6 +156,7 @@ def queue(site: Site) -> Iterator[Callable[[int], None]]:
         yield until
 
 
+@fault(24)
 def test_a_request_that_is_held_is_forgotten_with_its_client(held: Site) -> None:
     """The engine never hears of it, on whichever surface it came."""
     before = held.engine.state()["started"]
