@@ -49,7 +49,6 @@ async def relay(admitted: Admitted[OpenAICall]) -> AsyncGenerator[bytes, None]:
             return found.provider.relay(found.target, call.path, body, waiting.request_id)
 
         def watched(frame: bytes) -> bytes:
-            meter.pieces += frame.count(b"\n\n") or 1
             passed = tail.feed(frame)
             if passed.endswith(_DONE):
                 # Now: a client that has seen it may leave at once.
@@ -64,7 +63,7 @@ async def relay(admitted: Admitted[OpenAICall]) -> AsyncGenerator[bytes, None]:
             if passed := watched(waiting.first):
                 yield passed
             async for frame in waiting.rest:
-                meter.pieces += 1
+                meter.pieces += frame.count(b"\n\n") or 1
                 if passed := watched(frame):
                     yield passed
             meter.done()

@@ -46,9 +46,6 @@ class Meter:
             begin: when it came (``time.perf_counter``).
             prompt: returns the characters of the prompt; asked at the end, where the engine has not counted.
         """
-        #: Pieces of the answer that have come, about a token each; and characters in them, where known.
-        self.pieces = self.characters = 0
-        self._prompt = prompt
         self._actor, self._kind, self._begin = actor, kind, begin
         self._at = datetime.now(tz=UTC) - timedelta(seconds=time.perf_counter() - begin)
         self._where = ("", "", "", "", "")
@@ -58,8 +55,9 @@ class Meter:
         self._tokens: Mapping[str, Any] | None = None
         self._outcome = ""
         self._recorded = False
-        #: Pieces of the answer that came, the first one included.
-        self.pieces = 0
+        #: Pieces of the answer that came, the first one included, about a token each; and characters in them, where known.
+        self.pieces = self.characters = 0
+        self._prompt = prompt
         self._progress = Progress()
 
     def sent(
