@@ -28,6 +28,16 @@ class TokenPayload(TypedDict):
     last_used_at: datetime | None
 
 
+class UserPayload(TypedDict):
+    """What owners see of a user."""
+
+    username: str
+    role: str
+    active: bool
+    created_at: datetime
+    last_login_at: datetime | None
+
+
 class MePayload(TypedDict):
     """What somebody signed in sees of themselves."""
 
@@ -40,6 +50,22 @@ class MePayload(TypedDict):
 def owner_first() -> User | None:
     """Return the active owner who was here first; None on a site without one."""
     return User.objects.filter(role=Role.OWNER, is_active=True).order_by("pk").first()
+
+
+def users() -> QuerySet[User]:
+    """Return every user, by name."""
+    return User.objects.order_by("username")
+
+
+def user_payload(user: User) -> UserPayload:
+    """Return what owners see of ``user``."""
+    return UserPayload(
+        username=user.get_username(),
+        role=user.role,
+        active=user.is_active,
+        created_at=user.date_joined,
+        last_login_at=user.last_login,
+    )
 
 
 def user_get(username: str) -> User:

@@ -21,8 +21,10 @@ SHIPPED_ROLES = (
     "fallback",
 )
 MESSAGES_MAX = 4096
+#: Characters of the name of a model.
+NAME_MAX = 512
 
-Name = Annotated[str, Field(min_length=1, max_length=512)]
+Name = Annotated[str, Field(min_length=1, max_length=NAME_MAX)]
 #: What a model of the registry may be called.
 ENTRY_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 EntryId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=128)]
@@ -180,7 +182,7 @@ class ChatRequest(Strict):
 class Lenient(BaseModel):
     """Base of OpenAI's requests: what we do not know is the engine's to judge."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
 
 
 class OpenAISampling(Lenient):

@@ -23,6 +23,7 @@ TABLE: dict[str, dict[str, str]] = {
     "api/auth/login": {"POST": PUBLIC},
     "api/auth/logout": {"POST": GUEST},
     "api/auth/me": {"GET": GUEST},
+    "api/users": {"GET": OWNER},
     "api/tokens": {"GET": STANDARD, "POST": STANDARD},
     "api/tokens/<str:public_id>": {"DELETE": STANDARD},
     "api/audit/events": {"GET": OWNER},
