@@ -14,7 +14,7 @@ from accounts.pages import Page, only, shown
 from accounts.permissions import Permission, is_allowed
 from router import registry_payloads, selectors, services
 from router.events import ChatResult
-from router.schemas import ChatRequest, Message
+from router.schemas import ChatRequest, parse
 
 #: Seconds a form waits for its answer: a browser shows nothing meanwhile, and a thread is taken.
 FORM_SECONDS: Final = 120.0
@@ -59,10 +59,8 @@ def ask(request: HttpRequest, actor: Actor) -> HttpResponse:
 def _answer(actor: Actor, role: str, prompt: str) -> ChatResult:
     if not prompt or len(prompt) > _PROMPT_MAX:
         raise Invalid(f"Write a prompt of 1 to {_PROMPT_MAX} characters.", param="prompt")
-    if len(role) > 512:
-        raise Invalid("Choose one of the roles.", param="role")
-    message = Message(role="user", content=prompt)
-    request = ChatRequest(role=role or None, messages=[message])
+    messages = [{"role": "user", "content": prompt}]
+    request = parse(ChatRequest, {"role": role or None, "messages": messages})
     return async_to_sync(_answered)(actor, request)
 
 

@@ -116,7 +116,7 @@ export class Answer {
         record.from = frame;
         this.queuedUntil = 0;
         this.drawFrom();
-        write(this.note, "Working…");
+        write(this.note, "Answering…");
         break;
       case "token":
         this.thoughtEnds();

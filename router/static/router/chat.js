@@ -200,7 +200,7 @@ class ChatPage {
     show(hook(this.root, "add"), columns.length < MOST);
     show(hook(this.root, "compare-label"), several);
     show(hook(this.root, "all"), this.isComparing, () => columns[0].composer.prompt);
-    show(hook(this.root, "stop-all"), busy.length > 1);
+    show(hook(this.root, "stop-all"), busy.length > 1 && !this.isComparing);
     show(hook(this.root, "forget"), several || columns.some(({ turns }) => turns.length > 0));
     columns.forEach((column, index) => {
       write(hook(column.root, "title"), `Conversation ${index + 1}`);

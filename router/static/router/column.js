@@ -239,15 +239,24 @@ export class Column {
     const lastQuestion = this.turns.findLastIndex(({ role }) => role === "user");
     for (const [index, item] of this.items.entries()) {
       const place = item.actions ?? hook(item, "actions");
-      const wanted = this.isBusy ? "" : index >= lastQuestion ? "last" : "old";
+      const isLast = index >= lastQuestion;
+      const wanted = this.isBusy ? (item === this.answer && this.page.isComparing ? "stop" : "") : isLast ? "last" : "old";
       if (place && place.dataset.drawn !== wanted) {
         place.dataset.drawn = wanted;
-        place.replaceChildren(...(wanted ? this.actionsOf(item, index, wanted === "last") : []));
+        place.replaceChildren(...this.actionsOf(item, index, wanted));
       }
     }
   }
 
-  actionsOf(item, index, isLast) {
+  actionsOf(item, index, wanted) {
+    const isLast = wanted === "last";
+    if (wanted === "stop") {
+      // The composer below stops all of them.
+      return [quiet("Stop this one", () => this.stop())];
+    }
+    if (wanted === "") {
+      return [];
+    }
     if (!(item instanceof Answer)) {
       return isLast ? [quiet("Edit", () => this.edit(index))] : [];
     }
