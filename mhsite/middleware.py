@@ -184,9 +184,7 @@ class _Direct:
 class SecurityMiddleware(_Direct, DjangoSecurity):
     """Django's, on the event loop, and the content security policy (W3C, CSP Level 3) of pages."""
 
-    def process_response(
-        self, request: HttpRequest, response: HttpResponseBase
-    ) -> HttpResponseBase:
+    def process_response(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
         """Add the headers."""
         if response.headers.get("Content-Type", "").startswith("text/html"):
             policy = settings.CONTENT_SECURITY_POLICY
