@@ -33,7 +33,7 @@ export function usageLine({ usage, timings, finish_reason: reason }) {
     first && `first after ${milliseconds(first)}`,
     tokens > 1 && total > first && `${(((tokens - 1) * 1000) / (total - first)).toFixed(1)} tokens/s`,
     total && `${milliseconds(total)} in all`,
-    queued >= 100 && `${milliseconds(queued)} of it waiting`,
+    queued >= 500 && `${milliseconds(queued)} of it waiting`,
     usage?.prompt_tokens && `prompt of ${usage.prompt_tokens} tokens`,
     reason !== "stop" && (REASONS[reason] ?? reason),
   ];

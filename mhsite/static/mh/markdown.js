@@ -69,6 +69,11 @@ function nodesOf(tokens) {
     table.replaceWith(frame);
     frame.append(table);
   }
+  for (const item of fragment.querySelectorAll("li")) {
+    if (/^\s*[☑☐]/.test(item.textContent)) {
+      item.className = "mh-task";
+    }
+  }
   for (const code of fragment.querySelectorAll("pre > code")) {
     dressCode(code);
   }

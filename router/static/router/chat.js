@@ -232,7 +232,7 @@ class ChatPage {
   }
 
   reveal(column) {
-    this.place.scrollTo({ left: column.root.offsetLeft - this.place.offsetLeft });
+    this.place.scrollTo({ left: column.root.offsetLeft });
   }
 }
 
