@@ -46,14 +46,17 @@ def _context(actor: Actor) -> dict[str, Any]:
 def ask(request: HttpRequest, actor: Actor) -> HttpResponse:
     """Answer one prompt at once: the form where no JavaScript runs. Nothing of it is kept."""
     role, prompt = request.POST.get("role", ""), request.POST.get("prompt", "").strip()
-    asked = {"asked_role": role, "prompt": prompt}
+    context: dict[str, Any] = {**_context(actor), "asked_role": role, "prompt": prompt}
+    status = 200
     try:
-        answer: dict[str, Any] = {"answer": _answer(actor, role, prompt)}
+        context["answer"] = _answer(actor, role, prompt)
     except NotAllowed:
         raise
     except MhError as exc:
-        answer = {"problem": exc.message}
-    return shown(request, "router/chat.html", "Chat", {**_context(actor), **asked, **answer})
+        context["problem"], status = exc.message, exc.status
+    response = shown(request, "router/chat.html", "Chat", context)
+    response.status_code = status
+    return response
 
 
 def _answer(actor: Actor, role: str, prompt: str) -> ChatResult:

@@ -149,7 +149,7 @@ class Chatting:
         return (inside or self.page).get_by_role("button", name=name, exact=True)
 
 
-DONE = re.compile(r"^\d+ tokens · first after .* in all( · .* of it waiting)? · prompt of \d+ tokens$")
+DONE = re.compile(r"^\d+ tokens? · first after .* in all( · .* of it waiting)? · prompt of \d+ tokens$")
 expect.set_options(timeout=SECONDS)
 
 
@@ -401,6 +401,25 @@ def test_reasoning_is_folded_and_tool_calls_are_shown_and_answered(
     chatting.check()
 
 
+def test_images_are_sent_and_not_kept(chatting: Chatting, site: WholeSite) -> None:
+    behave(site, "echo", "vision")
+    png = artifacts() / "chat-image.png"
+    chatting.page.screenshot(path=png)
+    composer = chatting.column().locator("[data-composer]")
+    composer.locator("[data-attach]").set_input_files([png, __file__])
+    expect(composer.locator("[data-hint]")).to_contain_text("is no image that this browser can read")
+    expect(composer.locator("[data-images] img")).to_have_count(1)
+    chatting.ask("What is this?")
+    expect(chatting.notes()).to_have_text(DONE)
+    text, image = chatting.chats[0]["messages"][0]["content"]
+    assert text == {"type": "text", "text": "What is this?"}
+    assert image["image_url"]["url"].startswith("data:image/png;base64,iVBOR")
+    expect(composer.locator("[data-images] img")).to_have_count(0)
+    chatting.page.reload()
+    expect(chatting.column().locator("[data-role=user]")).to_contain_text("1 image, not kept")
+    chatting.check()
+
+
 def test_nothing_a_model_says_runs_or_is_loaded(chatting: Chatting) -> None:
     page = chatting.page
     everything = [*HOSTILE, "\n\n".join(HOSTILE)]
@@ -532,6 +551,7 @@ def test_a_switch_by_somebody_else_holds_a_question_and_then_it_is_answered(
     expect(chatting.notes()).to_have_text(DONE)
     until(site.is_held, 30, "the switch waits before it starts the other engine")
     chatting.ask("Who is there?")
+    expect(chatting.column().locator("[data-availability]")).to_contain_text("waits for it")
     expect(chatting.notes().last).to_contain_text("Place 1 in the queue")
     shoot(page, "chat-held")
     site.hold(None)

@@ -84,6 +84,8 @@ TABLE: dict[str, dict[str, str]] = {
 ADMIN_ENTER = {
     "admin/",
     "admin/backends/llm-backend/",
+    "admin/router/chat/",
+    "admin/router/chat/ask",
     "admin/search/",
     "admin/logout/",
     "admin/password_change/",

@@ -24,17 +24,19 @@ export function newRecord() {
   };
 }
 
+const tokensOf = (count) => `${count} token${count === 1 ? "" : "s"}`;
+
 /** "7 tokens · first after 180 ms · 24.0 tokens/s · 0.5 s in all · prompt of 12 tokens" */
 export function usageLine({ usage, timings, finish_reason: reason }) {
   const tokens = usage?.completion_tokens;
   const { ttft_ms: first, total_ms: total, queued_ms: queued } = timings ?? {};
   const parts = [
-    tokens !== undefined && tokens !== null && `${tokens} tokens`,
+    tokens !== undefined && tokens !== null && tokensOf(tokens),
     first && `first after ${milliseconds(first)}`,
     tokens > 1 && total > first && `${(((tokens - 1) * 1000) / (total - first)).toFixed(1)} tokens/s`,
     total && `${milliseconds(total)} in all`,
     queued >= 500 && `${milliseconds(queued)} of it waiting`,
-    usage?.prompt_tokens && `prompt of ${usage.prompt_tokens} tokens`,
+    usage?.prompt_tokens && `prompt of ${tokensOf(usage.prompt_tokens)}`,
     reason !== "stop" && (REASONS[reason] ?? reason),
   ];
   return parts.filter(Boolean).join(" · ");

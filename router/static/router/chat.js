@@ -11,6 +11,8 @@ import { Targets } from "./targets.js";
 
 const MOST = 4;
 const SPOKEN = 600;
+/** Operations after which something answers. */
+const COMING = new Set(["start", "restart", "switch", "change_model", "apply"]);
 const CONNECTIONS = {
   waiting: "Connecting…",
   "signed-out": "You are signed out. Reload the page to sign in.",
@@ -154,7 +156,8 @@ class ChatPage {
   /** What runs has changed: so may have who can answer. */
   status(status) {
     const { backend, state, model, running } = status.active;
-    this.targets.active = { backend, model: running ? model : null, running };
+    const isComing = COMING.has(status.operation?.kind) && ["queued", "running"].includes(status.operation.state);
+    this.targets.active = { backend, model: running ? model : null, running, isComing };
     const news = JSON.stringify([backend, state, model, Object.values(status.available).map((one) => [one.state, one.model])]);
     if (this.news && this.news !== news) {
       clearTimeout(this.asking);

@@ -135,6 +135,7 @@ export class Column {
 
   changed() {
     this.render();
+    this.follow.grown();
     this.page.changed();
   }
 

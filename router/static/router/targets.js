@@ -42,6 +42,11 @@ export class Targets {
 
   /** Return why `value` cannot answer now, as a sentence; empty when it can. */
   problem(value) {
+    const why = this.whyNot(value);
+    return why && this.active?.isComing ? "The engine is not there yet: what you ask waits for it." : why;
+  }
+
+  whyNot(value) {
     const [kind, name] = split(value);
     if (!kind) {
       return this.active?.running === false ? "Nothing is running now." : "";
