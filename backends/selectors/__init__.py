@@ -63,6 +63,7 @@ from backends.selectors.rows import (
     switchboard,
     worker_alive,
 )
+from backends.selectors.samples import STATISTICS, sample_values, samples_between
 from backends.selectors.serving import (
     ServingTarget,
     Wait,
@@ -73,6 +74,7 @@ from backends.selectors.serving import (
 )
 
 __all__ = [
+    "STATISTICS",
     "LogFollower",
     "ServingTarget",
     "Wait",
@@ -121,6 +123,8 @@ __all__ = [
     "options_given",
     "plan_of",
     "runs_as_asked",
+    "sample_values",
+    "samples_between",
     "server_facts",
     "serving_target",
     "serving_targets",

@@ -13,9 +13,7 @@ from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
 from tests.backends.faults.whole_site import PASSWORD, WholeSite, until, whole_site
 from tests.e2e.conftest import artifacts
-from tests.e2e.test_browser import NARROW, WIDE, browser
-
-__all__ = ["browser"]  # a fixture
+from tests.e2e.browsing import NARROW, WIDE, chromium, findings, themed
 
 pytestmark = [pytest.mark.browser, pytest.mark.process]
 
@@ -154,6 +152,12 @@ expect.set_options(timeout=SECONDS)
 
 
 @pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
 def running_site() -> Iterator[WholeSite]:
     with whole_site() as running:
         yield running
@@ -198,17 +202,17 @@ def state(site: WholeSite, name: str = "left") -> dict[str, Any]:
 
 
 def shoot(page: Page, name: str) -> None:
-    """Keep the page as a person sees it: both themes, wide and narrow, nothing wider than the window."""
+    """Keep the window as a person sees it: both themes, wide and narrow, usable by everybody."""
     for theme in ("light", "dark"):
-        dark = theme == "dark"
-        page.evaluate("dark => document.documentElement.classList.toggle('dark', dark)", dark)
+        themed(page, theme)
         for size in (WIDE, NARROW):
             page.set_viewport_size({"width": size["width"], "height": size["height"]})
             path = artifacts() / f"{name}-{theme}-{size['width']}.png"
             page.screenshot(path=path, animations="disabled")
             too_wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
             assert too_wide <= 0, f"{name} is {too_wide} px wider than {size['width']} px"
-    page.evaluate("document.documentElement.classList.remove('dark')")
+            assert findings(page) == []
+    themed(page, "light")
     page.set_viewport_size({"width": WIDE["width"], "height": WIDE["height"]})
 
 
