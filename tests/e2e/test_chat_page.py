@@ -12,8 +12,8 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
 from tests.backends.faults.whole_site import PASSWORD, WholeSite, until, whole_site
-from tests.e2e.conftest import artifacts
 from tests.e2e.browsing import NARROW, WIDE, chromium, findings, themed
+from tests.e2e.conftest import artifacts
 
 pytestmark = [pytest.mark.browser, pytest.mark.process]
 
@@ -61,13 +61,13 @@ HOSTILE = [
     "[click](&#106;avascript:window.mhHacked=16)",
     "[click](data:text/html;base64,PHNjcmlwdD5wYXJlbnQubWhIYWNrZWQ9MTc8L3NjcmlwdD4=)",
     "[click](vbscript:msgbox)",
-    "[click](https://example.org/\" onmouseover=\"window.mhHacked=18)",
+    '[click](https://example.org/" onmouseover="window.mhHacked=18)',
     "[click][ref]\n\n[ref]: javascript:window.mhHacked=19",
-    "![x](x\" onerror=\"window.mhHacked=20)",
+    '![x](x" onerror="window.mhHacked=20)',
     "![picture](https://evil.example/pixel.png)",
     "![picture](data:image/svg+xml;base64,PHN2ZyBvbmxvYWQ9YWxlcnQoMSk+)",
     "<javascript:window.mhHacked=21>",
-    "```html\" onclick=\"window.mhHacked=22\n<script>window.mhHacked = 22</script>\n```",
+    '```html" onclick="window.mhHacked=22\n<script>window.mhHacked = 22</script>\n```',
     "```\n</code></pre><script>window.mhHacked = 23</script>\n```",
     "`</code><img src=x onerror=window.mhHacked=24>`",
     "# <img src=x onerror=window.mhHacked=25>",
@@ -147,7 +147,9 @@ class Chatting:
         return (inside or self.page).get_by_role("button", name=name, exact=True)
 
 
-DONE = re.compile(r"^\d+ tokens? · first after .* in all( · .* of it waiting)? · prompt of \d+ tokens$")
+DONE = re.compile(
+    r"^\d+ tokens? · first after .* in all( · .* of it waiting)? · prompt of \d+ tokens$"
+)
 expect.set_options(timeout=SECONDS)
 
 
@@ -348,7 +350,9 @@ def test_a_reload_keeps_conversations_for_their_user_only_and_deleting_deletes_t
     assert re.fullmatch(r"mh-chat:\d+", keys[0])
     # Somebody else in the same browser finds nothing of it.
     somebody_else = keys[0] + "0"
-    page.evaluate("([mine, other]) => localStorage.setItem(other, '{broken')", [keys[0], somebody_else])
+    page.evaluate(
+        "([mine, other]) => localStorage.setItem(other, '{broken')", [keys[0], somebody_else]
+    )
     chatting.button("Delete all conversations").click()
     chatting.button("Delete").click()
     expect(chatting.answers()).to_have_count(0)
@@ -411,7 +415,9 @@ def test_images_are_sent_and_not_kept(chatting: Chatting, site: WholeSite) -> No
     chatting.page.screenshot(path=png)
     composer = chatting.column().locator("[data-composer]")
     composer.locator("[data-attach]").set_input_files([png, __file__])
-    expect(composer.locator("[data-hint]")).to_contain_text("is no image that this browser can read")
+    expect(composer.locator("[data-hint]")).to_contain_text(
+        "is no image that this browser can read"
+    )
     expect(composer.locator("[data-images] img")).to_have_count(1)
     chatting.ask("What is this?")
     expect(chatting.notes()).to_have_text(DONE)
@@ -431,7 +437,9 @@ def test_nothing_a_model_says_runs_or_is_loaded(chatting: Chatting) -> None:
         chatting.ask(text)
         expect(chatting.prompt()).to_have_value("")
         expect(chatting.button("Regenerate")).to_be_visible(timeout=SECONDS)
-        for shown in chatting.answers().last.locator(".mh-message__text :is(a, code, sub, kbd)").all():
+        for shown in (
+            chatting.answers().last.locator(".mh-message__text :is(a, code, sub, kbd)").all()
+        ):
             shown.dispatch_event("mouseover")
         for link in chatting.answers().last.locator("a").all():
             assert link.get_attribute("rel") == "noopener noreferrer nofollow"
@@ -452,14 +460,32 @@ def test_nothing_a_model_says_runs_or_is_loaded(chatting: Chatting) -> None:
     tags = {name for name in found if " " not in name}
     assert not tags & {"script", "style", "img", "svg", "math", "iframe", "object", "form", "input"}
     attributes = {name.partition(" ")[2] for name in found if " " in name}
-    assert attributes <= {"href", "rel", "target", "title", "class", "align", "start", "tabindex", "type"}
+    assert attributes <= {
+        "href",
+        "rel",
+        "target",
+        "title",
+        "class",
+        "align",
+        "start",
+        "tabindex",
+        "type",
+    }
     assert page.evaluate("window.mhHacked") is None
     chatting.check()
 
 
 def test_text_that_comes_in_pieces_looks_as_if_it_had_come_at_once(chatting: Chatting) -> None:
-    texts = [RICH, *HOSTILE, "Title\n---\n\n- a\n\n- b\n\n  more\n\nText [x][1]\n\n[1]: https://example.org\n"]
-    texts += ["```\nnever closed", "a | b\n--|--\n1 | 2\n\nafter", "line\r\nline\r\n\r\n1. x\r\n2. y"]
+    texts = [
+        RICH,
+        *HOSTILE,
+        "Title\n---\n\n- a\n\n- b\n\n  more\n\nText [x][1]\n\n[1]: https://example.org\n",
+    ]
+    texts += [
+        "```\nnever closed",
+        "a | b\n--|--\n1 | 2\n\nafter",
+        "line\r\nline\r\n\r\n1. x\r\n2. y",
+    ]
     different = chatting.page.evaluate(
         """async texts => {
             const { MarkdownView } = await import("/static/mh/markdown.js");
@@ -510,7 +536,9 @@ def test_a_long_answer_leaves_what_is_complete_alone(chatting: Chatting, site: W
     tokens = int((chatting.notes().text_content() or "0").split()[0])
     tasks = page.evaluate("window.mhTasks")
     drawn = page.evaluate("window.mhDrawn")
-    print(f"{tokens} tokens, {drawn} paragraphs made, tasks over 50 ms: {[round(t) for t in tasks]}")
+    print(
+        f"{tokens} tokens, {drawn} paragraphs made, tasks over 50 ms: {[round(t) for t in tasks]}"
+    )
     assert tokens > 4000
     # Each paragraph again and again would be 121 * frames.
     assert drawn < 121 + 3 * tokens
@@ -589,7 +617,9 @@ def test_a_lost_connection_is_said_and_the_page_comes_back(
     chatting.check()
 
 
-def test_what_cannot_be_answered_says_why_and_what_to_do(chatting: Chatting, site: WholeSite) -> None:
+def test_what_cannot_be_answered_says_why_and_what_to_do(
+    chatting: Chatting, site: WholeSite
+) -> None:
     chatting.column().get_by_text("Settings").click()
     chatting.column().get_by_label("Longest answer, tokens").fill("0")
     chatting.ask("Too little?")

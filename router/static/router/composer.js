@@ -13,6 +13,8 @@ export class Composer {
     this.onstop = onstop;
     this.limits = limits;
     this.images = [];
+    /** What was wrong with the last files, until something else is done here. */
+    this.problem = "";
     this.state = { mayAsk: false, isBusy: false, hint: "" };
     this.prompt = hook(root, "prompt");
     this.send = hook(root, "send");
@@ -51,6 +53,7 @@ export class Composer {
 
   typed() {
     // As tall as what is typed, within bounds.
+    this.problem = "";
     this.prompt.rows = Math.min(8, Math.max(2, this.prompt.value.split("\n").length));
     this.render();
   }
@@ -72,19 +75,20 @@ export class Composer {
   }
 
   async take(files) {
+    this.problem = "";
     for (const file of files) {
       if (this.images.length >= this.limits.imagesMax) {
-        this.render(`At most ${this.limits.imagesMax} images at once.`);
-        return;
+        this.problem = `At most ${this.limits.imagesMax} images at once.`;
+        break;
       }
       try {
         this.images.push(await imageUrl(file, this.limits.imageMaxBytes));
         this.drawImages();
-        this.render();
       } catch (error) {
-        this.render(error.message);
+        this.problem = error.message;
       }
     }
+    this.render();
   }
 
   drawImages() {
@@ -109,9 +113,9 @@ export class Composer {
     this.render();
   }
 
-  render(problem = "") {
+  render() {
     const { mayAsk, isBusy, hint } = this.state;
-    write(hook(this.root, "hint"), problem || hint || "Enter sends, Shift+Enter makes a new line.");
+    write(hook(this.root, "hint"), this.problem || hint || "Enter sends, Shift+Enter makes a new line.");
     this.send.disabled = !mayAsk || !(this.prompt.value.trim() || this.images.length);
     show(hook(this.root, "stop"), isBusy, () => this.prompt);
     show(this.send, !isBusy, () => this.prompt);
