@@ -3,5 +3,6 @@
 from typing import Final
 
 from accounts.pages import Page
+from router.pages import chat, models
 
-PAGES: Final[tuple[Page, ...]] = ()
+PAGES: Final[tuple[Page, ...]] = (chat.PAGE, models.PAGE)

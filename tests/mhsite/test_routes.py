@@ -86,6 +86,8 @@ TABLE: dict[str, dict[str, str]] = {
 ADMIN_ENTER = {
     "admin/",
     "admin/backends/llm-backend/",
+    "admin/router/chat/",
+    "admin/router/chat/ask",
     "admin/charts/",
     "admin/search/",
     "admin/logout/",
