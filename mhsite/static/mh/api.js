@@ -1,6 +1,6 @@
 // The REST API, with the session's cookie and its CSRF token.
 
-/** Throws an Error whose message is a sentence for a person. */
+/** Throws an Error whose message is a sentence for a person, with the `param` at fault, `code` and `status`. */
 export async function call(method, path, data = undefined) {
   const token = document.querySelector("input[name=csrfmiddlewaretoken]")?.value ?? "";
   let response;
@@ -20,7 +20,9 @@ export async function call(method, path, data = undefined) {
   }
   const body = await response.json().catch(() => null);
   if (!response.ok) {
-    throw new Error(body?.error?.message ?? `The site answered with status ${response.status}.`);
+    const { message, param = null, code = null } = body?.error ?? {};
+    const error = new Error(message ?? `The site answered with status ${response.status}.`);
+    throw Object.assign(error, { param, code, status: response.status });
   }
   return body;
 }
