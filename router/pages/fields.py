@@ -36,12 +36,17 @@ class Field:
     least: float | None = None
     most: float | None = None
     length: int | None = None
+    #: What a text must look like, for the browser, and the same in words.
+    pattern: str = ""
+    rule: str = ""
     #: What holds where it is empty.
     placeholder: str = ""
     #: Id of a list of suggestions.
     suggestions: str = ""
     #: Folded away at first.
     more: bool = False
+    #: The heading it stands under.
+    group: str = ""
     #: What it holds, as text; for ``many`` the chosen ones.
     value: str = ""
     chosen: Sequence[str] = field(default=())

@@ -1,6 +1,7 @@
 """The fields of options, of models, and of an account's settings."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from router.pages.fields import Empty, Field, Kind
@@ -41,11 +42,11 @@ CONTEXT: Final = (
 )
 
 
-def option_fields(*, pinned: bool) -> list[Field]:
+def option_fields(*, pinned: bool, group: str = "") -> list[Field]:
     """Return the fields of ``ChatOptions``; ``pinned`` with those that only the site's may set."""
     bounds = ChatOptions.model_json_schema(by_alias=False)["properties"]
     return [
-        _option(name, _numbers(bounds[name]))
+        replace(_option(name, _numbers(bounds[name])), group=group)
         for name in _OPTIONS
         if pinned or name not in PINNED
     ]
@@ -94,6 +95,8 @@ def entry_fields(*, pinned: bool, is_new: bool, providers: list[tuple[str, str]]
         help="What requests and chains call it: night.coder",
         required=True,
         length=128,
+        pattern=r"[A-Za-z0-9][A-Za-z0-9._\/\-]*",
+        rule="Letters, digits, dots, _, / and -, the first a letter or a digit.",
     )
     return [
         *([name] if is_new else []),
@@ -121,7 +124,7 @@ def entry_fields(*, pinned: bool, is_new: bool, providers: list[tuple[str, str]]
             choices=[(one, one) for one in CAPABILITIES],
             help="Nothing chosen: not known.",
         ),
-        *option_fields(pinned=pinned),
+        *option_fields(pinned=pinned, group="Options"),
     ]
 
 

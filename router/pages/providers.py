@@ -115,6 +115,8 @@ def _form(name: str, kind: str) -> tuple[list[Field], list[Field], str]:
             help="What models call it: openrouter",
             required=True,
             length=64,
+            pattern=r"[a-z0-9][a-z0-9_\-]*",
+            rule="Lower-case letters, digits, _ and -, the first a letter or a digit.",
         ),
         *setting_fields(chosen["schema"], secrets),
     ]

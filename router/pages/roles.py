@@ -64,6 +64,7 @@ def roles_page(
         "models": models,
         "config": {
             "scope": scope.value,
+            "own": sorted(own),
             "models": {
                 row["id"]: {name: row[name] for name in ("provider", "model", "availability")}  # type: ignore[literal-required]
                 for row in models

@@ -88,7 +88,7 @@ def _manages(actor: Actor) -> bool:
 
 def _fields(actor: Actor) -> list[Field]:
     may = GRANTS[actor.user.role] if actor.user else frozenset()
-    scopes = [(one.value, f"{one.value}: {_SCOPES[one]}") for one in Permission if one in may]
+    scopes = [(one.value, f"{_SCOPES[one]} ({one.value})") for one in Permission if one in may]
     everybody = [(name, name) for name in selectors.usernames()] if _manages(actor) else []
     own = actor.user.get_username() if actor.user else ""
     whose = Field(

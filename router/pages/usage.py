@@ -11,7 +11,7 @@ from django.urls import reverse
 
 from accounts import selectors as people
 from accounts.actors import Actor
-from accounts.errors import Invalid, MhError
+from accounts.errors import Invalid, MhError, NotAuthenticated
 from accounts.pages import only, shown
 from accounts.permissions import Permission
 from audit.access import require
@@ -43,6 +43,8 @@ def usage(request: HttpRequest, actor: Actor) -> HttpResponse:
 
 def _page(request: HttpRequest, actor: Actor, **more: Any) -> HttpResponse:
     sees_all = selectors.sees_all(actor)
+    own = _own(actor)
+    others = [row for row in selectors.quota_list() if row["user"] != own["user"]] if sees_all else []
     asked = _asked(request, sees_all=sees_all)
     records = selectors.records(actor, asked["filters"])
     days = selectors.summary(records, "day")
@@ -56,8 +58,8 @@ def _page(request: HttpRequest, actor: Actor, **more: Any) -> HttpResponse:
         "rows": _rows(rows, asked),
         "total": _total(rows),
         "records": [selectors.record_payload(row) for row in records.order_by("-id")[:ROWS_MAX]],
-        "own": _quota(_own(actor)),
-        "quotas": [_quota(row) for row in selectors.quota_list()] if sees_all else [],
+        "own": _quota(own),
+        "quotas": [_quota(row) for row in others],
         "users": people.usernames() if sees_all else [],
         **(_quota_form(request.GET["quota"]) if sees_all and request.GET.get("quota") else {}),
         "config": {"days": _every_day(days, asked["period"])},
@@ -152,16 +154,14 @@ def _every_day(days: list[selectors.GroupPayload], period: str) -> list[list[Any
 # -- quotas
 
 
-def _own(actor: Actor) -> selectors.QuotaPayload | None:
-    if actor.user is None:
-        return None
+def _own(actor: Actor) -> selectors.QuotaPayload:
+    if actor.user is None:  # the door lets nobody in who is not signed in
+        raise NotAuthenticated("Sign in first.")
     return selectors.quota_payload(actor.user, selectors.quota_of(actor.user))
 
 
-def _quota(row: selectors.QuotaPayload | None) -> dict[str, Any] | None:
+def _quota(row: selectors.QuotaPayload) -> dict[str, Any]:
     """Return the limits of one user, each with what is used and left of it."""
-    if row is None:
-        return None
     limits = []
     for name, used_name, label, _ in _LIMITS:
         most = row["effective"][name]

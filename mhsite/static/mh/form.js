@@ -81,17 +81,20 @@ export function showError(form, error = null) {
 /** Send with the buttons out of reach; resolves to the answer, or to null after the error was shown. */
 export async function send(form, method, path, body) {
   const buttons = [...form.querySelectorAll("button")].filter((button) => !button.disabled);
+  const focused = document.activeElement;
+  const enable = () => buttons.forEach((button) => (button.disabled = false));
   showError(form);
   form.setAttribute("aria-busy", "true");
   buttons.forEach((button) => (button.disabled = true));
   try {
     return (await call(method, path, body)) ?? {};
   } catch (error) {
-    buttons.forEach((button) => (button.disabled = false));
+    enable();
+    focused?.focus(); // a button out of reach has lost it
     showError(form, error);
     return null;
   } finally {
-    buttons.forEach((button) => (button.disabled = false));
+    enable();
     form.removeAttribute("aria-busy");
   }
 }

@@ -1,15 +1,16 @@
 // The Roles page: chains edited in place, models deleted, availability kept true, and one prompt to try them.
 
+import { call } from "../mh/api.js";
 import { confirmed } from "../mh/confirm.js";
 import { hook, show } from "../mh/dom.js";
 import { announce, bodyOf, focusOn, isDirty, send } from "../mh/form.js";
 import { refresh } from "../mh/refresh.js";
 import { renderAvailability, watchAvailability } from "./availability.js";
 import { Chain } from "./chain.js";
-import { deletable } from "./rows.js";
+import { complain, deletable } from "./rows.js";
 import { Trial } from "./trial.js";
 
-const { scope, models } = JSON.parse(document.getElementById("mh-config").textContent);
+const { scope, models, own } = JSON.parse(document.getElementById("mh-config").textContent);
 const trial = new Trial(document.getElementById("mh-trial"));
 const cards = new Map();
 
@@ -99,16 +100,26 @@ function renderRole({ name, links, available }) {
   }
 }
 
-function chainOf(kind, name) {
-  const ids = kind === "role" ? cards.get(name).chain.ids() : [name];
-  return ids.filter((id) => id in models).map((id) => ({ id, ...models[id] }));
+/** Who would be asked now: what is saved, and one's own before the site's. */
+async function chainOf(kind, name) {
+  if (kind === "role") {
+    return (await call("GET", `/api/roles/${encodeURIComponent(name)}`)).links;
+  }
+  const { id, availability } = await call("GET", `/api/models/${name.split("/").map(encodeURIComponent).join("/")}`);
+  return [{ id, availability }];
 }
 
-document.getElementById("mh").addEventListener("click", (event) => {
+document.getElementById("mh").addEventListener("click", async (event) => {
   const button = event.target.closest("[data-trial]");
-  if (button) {
-    const { trial: name, trialKind: kind } = button.dataset;
-    trial.open(kind, name, chainOf(kind, name));
+  if (!button) {
+    return;
+  }
+  const { trial: name, trialKind: kind } = button.dataset;
+  complain(null);
+  try {
+    trial.open(kind, name, await chainOf(kind, name), own.includes(name) && scope === "site");
+  } catch (error) {
+    complain(error);
   }
 });
 deletable("models", (form) => {

@@ -30,11 +30,12 @@ export class Trial {
     dialog.addEventListener("close", () => this.stop());
   }
 
-  /** `kind` is "role" or "model"; `chain` are its links: id, provider, model, availability. */
-  open(kind, name, chain) {
+  /** `kind` is "role" or "model"; `chain` are its links: id and availability. */
+  open(kind, name, chain, isOwn) {
     Object.assign(this, { kind, name, chain });
     write(hook(this.dialog, "trial-name"), name);
     this.clear();
+    write(this.part("state"), isOwn ? `For you your own ${name} answers.` : "");
     this.renderChain(null);
     this.socket ??= new LiveSocket("/ws/chat/", {
       onframe: (frame) => this.received(frame),
