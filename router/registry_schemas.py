@@ -149,7 +149,9 @@ class AccountCreate(Strict):
     check: bool = Field(
         True, description="Try the credentials before they are saved; false saves them untried."
     )
-    save: bool = Field(True, description="false: only try them; nothing is saved, the answer is 200.")
+    save: bool = Field(
+        True, description="false: only try them; nothing is saved, the answer is 200."
+    )
 
 
 class AccountChange(Strict):

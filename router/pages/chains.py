@@ -19,7 +19,9 @@ def chain_changed(chain: Sequence[str], do: str, which: str) -> list[str]:
     if do == "add":
         return [*found, which] if which else found
     if do not in {"up", "down", "remove"} or which not in found:
-        raise InvalidRequest("Press a button of the chain: up, down, remove, add or save.", param="do")
+        raise InvalidRequest(
+            "Press a button of the chain: up, down, remove, add or save.", param="do"
+        )
     place = found.index(which)
     found.remove(which)
     if do != "remove":

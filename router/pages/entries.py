@@ -61,9 +61,7 @@ def _before(request: HttpRequest, actor: Actor, scope: Scope, entry_id: str) -> 
 def _write(actor: Actor, scope: Scope, entry_id: str, body: dict[str, Any]) -> EntryFields:
     if entry_id:
         data = parse(EntryChange, body)
-        return services.model_entry_update(
-            actor=actor, entry_id=entry_id, data=data, scope=scope
-        )
+        return services.model_entry_update(actor=actor, entry_id=entry_id, data=data, scope=scope)
     return services.model_entry_create(actor=actor, data=parse(EntryCreate, body), scope=scope)
 
 
@@ -101,15 +99,9 @@ def _providers(
     ]
 
 
-def _suggestions(
-    facts: Facts, site: list[payloads.ModelPayload]
-) -> list[tuple[str, str]]:
+def _suggestions(facts: Facts, site: list[payloads.ModelPayload]) -> list[tuple[str, str]]:
     """Return the models known of each provider, as pairs with its name."""
-    found = {
-        (name, info.id) for name, local in facts.local.items() for info in local.models or ()
-    }
-    found |= {
-        (name, local.serving.model) for name, local in facts.local.items() if local.serving
-    }
+    found = {(name, info.id) for name, local in facts.local.items() for info in local.models or ()}
+    found |= {(name, local.serving.model) for name, local in facts.local.items() if local.serving}
     found |= {(row["provider"], row["model"]) for row in site if row["model"]}
     return sorted(found)

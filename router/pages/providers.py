@@ -44,9 +44,7 @@ def providers(request: HttpRequest, actor: Actor) -> HttpResponse:
     return shown(request, "router/providers.html", "Providers", context)
 
 
-def _row(
-    account: payloads.AccountPayload, site: list[payloads.ModelPayload]
-) -> dict[str, Any]:
+def _row(account: payloads.AccountPayload, site: list[payloads.ModelPayload]) -> dict[str, Any]:
     models = [row for row in site if row["provider"] == account["name"]]
     tone, word = _state(account)
     return {
@@ -137,9 +135,7 @@ def _stored(
     ]
 
 
-def _sent(
-    request: HttpRequest, actor: Actor, name: str, body: dict[str, Any]
-) -> ProviderAccount:
+def _sent(request: HttpRequest, actor: Actor, name: str, body: dict[str, Any]) -> ProviderAccount:
     how = {"check": request.POST.get("untried") != "1", "save": not _only_tries(request)}
     if not how["save"]:
         how["check"] = True

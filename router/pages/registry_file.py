@@ -69,9 +69,7 @@ def import_file(request: HttpRequest, actor: Actor) -> HttpResponse:
         )
     differences = differences_of(services.registry_export(), data)
     moved = bool(request.POST.get("seen"))
-    return _page(
-        request, differences=differences, text=text, seen=now, moved=moved, is_read=True
-    )
+    return _page(request, differences=differences, text=text, seen=now, moved=moved, is_read=True)
 
 
 def _door(actor: Actor) -> None:
@@ -145,9 +143,7 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _changes(
-    kind: str, before: Mapping[str, Any], after: Mapping[str, Any]
-) -> list[Difference]:
+def _changes(kind: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Difference]:
     return [
         Difference(
             kind=kind,

@@ -13,7 +13,7 @@ from accounts.pages import only, shown
 from accounts.permissions import Permission, is_allowed
 from router import registry_payloads as payloads
 from router import services
-from router.availability import facts_now, payload_of
+from router.availability import AvailabilityPayload, facts_now, payload_of
 from router.pages.asking import Question, asked_first, form_context, manages, saved, scope_of
 from router.pages.asking import text_of as text
 from router.pages.chains import chain_changed
@@ -66,7 +66,7 @@ def roles_page(
             "scope": scope.value,
             "own": sorted(own),
             "models": {
-                row["id"]: {name: row[name] for name in ("provider", "model", "availability")}  # type: ignore[literal-required]
+                row["id"]: {name: row[name] for name in ("provider", "model", "availability")}
                 for row in models
             },
         },
@@ -110,7 +110,7 @@ def _card(
     }
 
 
-def _state(row: payloads.RolePayload) -> payloads.AvailabilityPayload:
+def _state(row: payloads.RolePayload) -> AvailabilityPayload:
     """Return whether one of the chain can answer; where none can, what the first says."""
     if not row["links"]:
         return payload_of(Entry(ACTIVE, ACTIVE), facts_now())
@@ -199,9 +199,7 @@ def role_add(request: HttpRequest, actor: Actor) -> HttpResponse:
     if isinstance(answer, HttpResponse):
         return answer
     fields, problem = answer
-    page = roles_page(
-        request, actor, scope, new_name=name, new_error=problem or fields[0].error
-    )
+    page = roles_page(request, actor, scope, new_name=name, new_error=problem or fields[0].error)
     page.status_code = 422
     return page
 
@@ -222,5 +220,3 @@ def model_delete(request: HttpRequest, actor: Actor) -> HttpResponse:
         question,
         lambda: services.model_entry_delete(actor=actor, entry_id=entry_id, scope=scope),
     )
-
-

@@ -21,7 +21,13 @@ from router.usage import selectors, services
 from router.usage.words import number_text
 
 #: Days that can be looked back, and how the choice is called.
-PERIODS: Final = (("1", "today"), ("7", "7 days"), ("30", "30 days"), ("90", "90 days"), ("", "all"))
+PERIODS: Final = (
+    ("1", "today"),
+    ("7", "7 days"),
+    ("30", "30 days"),
+    ("90", "90 days"),
+    ("", "all"),
+)
 _GROUPS: Final = (("day", "day"), ("model", "model"), ("role", "role"), ("provider", "provider"))
 _FILTERS: Final = ("user", "model", "role", "provider")
 #: Newest requests that are listed.
@@ -44,7 +50,9 @@ def usage(request: HttpRequest, actor: Actor) -> HttpResponse:
 def _page(request: HttpRequest, actor: Actor, **more: Any) -> HttpResponse:
     sees_all = selectors.sees_all(actor)
     own = _own(actor)
-    others = [row for row in selectors.quota_list() if row["user"] != own["user"]] if sees_all else []
+    others = (
+        [row for row in selectors.quota_list() if row["user"] != own["user"]] if sees_all else []
+    )
     asked = _asked(request, sees_all=sees_all)
     records = selectors.records(actor, asked["filters"])
     days = selectors.summary(records, "day")
@@ -103,9 +111,7 @@ def _chips(asked: Mapping[str, Any]) -> list[dict[str, str]]:
     ]
 
 
-def _rows(
-    rows: list[selectors.GroupPayload], asked: Mapping[str, Any]
-) -> list[dict[str, Any]]:
+def _rows(rows: list[selectors.GroupPayload], asked: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the rows of the table; a group other than a day leads to its days."""
     most = max((row["total_tokens"] for row in rows), default=0)
     by_day = asked["group"] == "day"
@@ -124,8 +130,16 @@ def _rows(
 
 
 def _total(rows: list[selectors.GroupPayload]) -> dict[str, int]:
-    names = ("requests", "errors", "cancelled", "prompt_tokens", "completion_tokens", "total_tokens")
-    return {name: sum(int(row[name]) for row in rows) for name in names}  # type: ignore[literal-required]
+    names = (
+        "requests",
+        "errors",
+        "cancelled",
+        "prompt_tokens",
+        "completion_tokens",
+        "total_tokens",
+    )
+    plain: list[dict[str, Any]] = [dict(row) for row in rows]
+    return {name: sum(row[name] for row in plain) for name in names}
 
 
 def _every_day(days: list[selectors.GroupPayload], period: str) -> list[list[Any]]:

@@ -128,7 +128,9 @@ def test_a_wrong_setting_is_told_at_its_field(
 
 
 def test_a_new_address_needs_the_key_again(boss: Reader, account: ProviderAccount) -> None:
-    html = boss.send(f"{FORM}?name=openrouter", {"settings.baseUrl": "https://evil.example/v1"}, 422)
+    html = boss.send(
+        f"{FORM}?name=openrouter", {"settings.baseUrl": "https://evil.example/v1"}, 422
+    )
     assert "is another address" in html
     account.refresh_from_db()
     assert account.settings["baseUrl"] == "https://openrouter.ai/api/v1"

@@ -29,7 +29,7 @@ def models() -> None:
 
 
 def chain_on(html: str, role: str) -> list[str]:
-    card = html.split(f'data-role="{role}"')[1].split("</section>")[0]
+    card = html.split(f'data-role="{role}"')[1].split("</section>", maxsplit=1)[0]
     return re.findall(r'data-link="([^"]+)"', card)
 
 
@@ -38,7 +38,13 @@ def chain_of(name: str) -> list[str]:
 
 
 def role_form(**more: Any) -> dict[str, Any]:
-    form = {"scope": "site", "name": "persona", "chain": ["a", "b"], "context": "error", "do": "save"}
+    form = {
+        "scope": "site",
+        "name": "persona",
+        "chain": ["a", "b"],
+        "context": "error",
+        "do": "save",
+    }
     return {**form, **more}
 
 
@@ -47,7 +53,7 @@ def test_an_owner_sees_every_role_with_its_chain_and_why_one_cannot_answer(boss:
     assert chain_on(html, "persona") == ["a", "b"]
     assert chain_on(html, "coder") == []
     assert "No models: the active backend answers." in html
-    assert 'data-availability>not installed' in html
+    assert "data-availability>not installed" in html
     assert "Import…" in html
     assert "Only mine" in html
 
@@ -157,9 +163,7 @@ def test_an_owner_has_roles_of_their_own_beside_the_sites(boss: Reader, owner: U
 def test_a_role_is_added_and_a_bad_or_taken_name_is_told_at_its_field(boss: Reader) -> None:
     assert boss.send(f"{PAGE}add/", {"name": "poet"}) == f"{SITE}#role-poet"
     assert Role.objects.filter(pk="poet").exists()
-    assert "There is a role persona already." in boss.send(
-        f"{PAGE}add/", {"name": "persona"}, 422
-    )
+    assert "There is a role persona already." in boss.send(f"{PAGE}add/", {"name": "persona"}, 422)
     assert "lower-case letters" in boss.send(f"{PAGE}add/", {"name": "No Way"}, 422)
     assert chain_of("persona") == ["a", "b"]
 
@@ -268,7 +272,10 @@ def test_the_export_is_what_an_import_takes_and_changes_nothing(boss: Reader) ->
 def test_an_import_shows_what_changes_and_applies_it_when_confirmed(boss: Reader) -> None:
     data = {
         "version": "1.0.0",
-        "models": {"a": {"provider": "active", "options": {"seed": 1}}, "new": {"provider": "vllm"}},
+        "models": {
+            "a": {"provider": "active", "options": {"seed": 1}},
+            "new": {"provider": "vllm"},
+        },
         "roles": {"persona": ["new", "a"]},
     }
     html = upload(boss, data)

@@ -1,5 +1,6 @@
 """The Usage page: sums of one's own requests, an owner's of everybody's, and quotas."""
 
+import itertools
 import json
 import re
 from datetime import UTC, datetime, timedelta
@@ -69,7 +70,7 @@ def test_the_picture_has_every_day_of_the_period(stan: Reader, standard: User) -
     used(standard, days=2)
     days = config(stan.page(f"{PAGE}?days=7"))["days"]
     assert [row[1:] for row in days] == [[0, 0, 0]] * 4 + [[100, 23, 1]] + [[0, 0, 0]] * 2
-    assert {after[0] - before[0] for before, after in zip(days, days[1:], strict=False)} == {86400}
+    assert {after[0] - before[0] for before, after in itertools.pairwise(days)} == {86400}
 
 
 def test_what_nobody_knows_in_the_query_is_as_if_it_was_not_asked(stan: Reader) -> None:
