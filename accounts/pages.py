@@ -48,6 +48,8 @@ class Page:
         actions: further paths below it, each with a name, the rest of the path and a view; forms without
             JavaScript POST to them.
         order: within its section.
+        also_for: who else is let in, whatever their role: owners of single backends. The view then decides
+            about each thing it shows.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Page:
     view: Callable[..., HttpResponse]
     actions: tuple[tuple[str, str, Callable[..., HttpResponse]], ...] = ()
     order: int = 50
+    also_for: Callable[[User], bool] | None = None
 
     def urls(self) -> list[URLPattern]:
         """Return the paths of the page and of its actions, each behind the same door."""
@@ -74,7 +77,12 @@ class Page:
     def is_for(self, request: HttpRequest) -> bool:
         """Return whether the sidebar shows it to the one signed in."""
         user = request.user
-        return isinstance(user, User) and is_allowed(user, self.permission)
+        return isinstance(user, User) and self.admits(user)
+
+    def admits(self, user: User) -> bool:
+        """Return whether ``user`` gets in."""
+        also = self.also_for
+        return is_allowed(user, self.permission) or (also is not None and also(user))
 
     @property
     def url(self) -> str:
@@ -94,7 +102,8 @@ def _gate(page: Page) -> Callable[[Callable[..., HttpResponse]], Callable[..., H
                 return redirect_to_login(back, reverse("admin:login"))
             actor = actor_of(request, "admin")
             try:
-                access.require(actor, page.permission, target_type="page", target_id=page.name)
+                if actor.user is None or not page.admits(actor.user):
+                    access.require(actor, page.permission, target_type="page", target_id=page.name)
                 return view(request, actor, **named)
             except MhError as exc:
                 return refused(request, exc)

@@ -253,3 +253,23 @@ class StartRecord(models.Model):
 
     def __str__(self) -> str:
         return f"{self.backend_id} {self.model}: {self.seconds:.1f} s ({self.kind})"
+
+
+class SampleBucket(models.Model):
+    """What GPUs and engines of one machine did in a minute, or in a quarter of an hour; old ones are deleted."""
+
+    node = models.CharField(max_length=255)
+    step = models.PositiveIntegerField(help_text="seconds")
+    #: Its begin, in seconds since 1970; a multiple of ``step``.
+    at = models.BigIntegerField()
+    #: ``sampling.stats.to_json``.
+    series = models.JSONField(default=dict)
+
+    class Meta:
+        ordering = ["at"]
+        constraints = [
+            models.UniqueConstraint(fields=["node", "step", "at"], name="one_row_per_bucket")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.node} {self.at} ({self.step} s)"

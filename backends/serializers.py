@@ -151,6 +151,11 @@ class AvailableResponse(serializers.Serializer[Any]):
         help_text='a launcher kept warm: {"state": "warming" or "ready", "memory": bytes}',
     )
     metrics = serializers.DictField(child=serializers.FloatField(allow_null=True))
+    tokens_per_second = serializers.FloatField(
+        allow_null=True, help_text="generated, in the last whole 5 seconds"
+    )
+    requests_running = serializers.IntegerField()
+    requests_waiting = serializers.IntegerField(help_text="in the engine's own queue")
     reason = serializers.CharField()
     failure = serializers.CharField()
 
@@ -166,6 +171,48 @@ class StatusResponse(serializers.Serializer[Any]):
     deployment_mode = serializers.CharField()
     worker = serializers.BooleanField(help_text="whether a worker of this GPU machine is running")
     observed_at = serializers.DateTimeField(allow_null=True)
+
+
+class SamplesQuery(serializers.Serializer[Any]):
+    """Which samples."""
+
+    since = serializers.DateTimeField(required=False, help_text="one hour ago, if it is not said")
+    until = serializers.DateTimeField(required=False, help_text="now, if it is not said")
+    step = serializers.IntegerField(
+        required=False,
+        min_value=1,
+        max_value=86_400,
+        help_text="least seconds between two points; else as few as make at most 500 points",
+    )
+    statistic = serializers.ChoiceField(
+        choices=["mean", "max"], default="mean", help_text="of the time of each point"
+    )
+
+
+class SampleSeriesResponse(serializers.Serializer[Any]):
+    """One GPU or backend over time."""
+
+    node = serializers.CharField()
+    kind = serializers.ChoiceField(["gpu", "backend", "site"])
+    id = serializers.CharField(help_text="UUID of a GPU, name of a backend")
+    title = serializers.CharField()
+    measures = serializers.DictField(
+        child=serializers.ListField(child=serializers.FloatField(allow_null=True)),
+        help_text="a value for each of the times; null where nothing was seen",
+    )
+
+
+class SamplesResponse(serializers.Serializer[Any]):
+    """How GPUs and engines did; times in seconds since 1970."""
+
+    now = serializers.IntegerField()
+    since = serializers.IntegerField()
+    until = serializers.IntegerField()
+    step = serializers.IntegerField(help_text="seconds from one point to the next")
+    resolution = serializers.IntegerField(help_text="seconds of what a point was put together of")
+    statistic = serializers.ChoiceField(["mean", "max"])
+    times = serializers.ListField(child=serializers.IntegerField(), help_text="begin of each point")
+    series = SampleSeriesResponse(many=True)
 
 
 class ModelResponse(serializers.Serializer[Any]):

@@ -3,12 +3,14 @@
 from django.urls import path
 
 from backends import api
+from backends.samples_api import SamplesView
 
 _ROOT = "api/llm-backend"
 
 urlpatterns = [
     path(f"{_ROOT}/status", api.StatusView.as_view(), name="backend-status"),
     path(f"{_ROOT}/detect", api.DetectView.as_view(), name="backend-detect"),
+    path(f"{_ROOT}/samples", SamplesView.as_view(), name="backend-samples"),
     path(f"{_ROOT}/auto", api.AutoView.as_view(), name="backend-auto"),
     path(f"{_ROOT}/startup", api.StartupView.as_view(), name="backend-startup"),
     path(f"{_ROOT}/switch", api.SwitchView.as_view(), name="backend-switch"),

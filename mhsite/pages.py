@@ -13,10 +13,11 @@ from accounts.pages import SECTIONS, Page, in_order
 def pages() -> tuple[Page, ...]:
     """Return all of them, in their order."""
     # Their modules register model pages at the admin site, which asks for these.
+    from audit.pages import PAGES as AUDIT
     from backends.pages import PAGES as BACKENDS
     from router.pages import PAGES as ROUTER
 
-    return tuple(in_order([*BACKENDS, *ROUTER]))
+    return tuple(in_order([*AUDIT, *BACKENDS, *ROUTER]))
 
 
 def urls() -> list[URLPattern]:
@@ -29,7 +30,6 @@ def sidebar(request: HttpRequest) -> list[dict[str, Any]]:
     entries = {
         section: [_entry(p) for p in pages() if p.section == section] for section in SECTIONS
     }
-    entries["Records"] += [_model("Audit events", "fact_check", "audit_event")]
     entries["People"] += [
         _model("Users", "group", "accounts_user"),
     ]

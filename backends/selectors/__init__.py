@@ -1,6 +1,12 @@
 """Reads: status, operations, logs, and where a request can be sent."""
 
-from backends.selectors.engine_logs import LogFollower, backend_log, backend_starts, mask
+from backends.selectors.engine_logs import (
+    LogFollower,
+    backend_log,
+    backend_log_whole,
+    backend_starts,
+    mask,
+)
 from backends.selectors.expecting import start_seconds_expected
 from backends.selectors.exporting import config_export
 from backends.selectors.operations import (
@@ -57,6 +63,7 @@ from backends.selectors.rows import (
     switchboard,
     worker_alive,
 )
+from backends.selectors.samples import STATISTICS, sample_values, samples_between
 from backends.selectors.serving import (
     ServingTarget,
     Wait,
@@ -67,6 +74,7 @@ from backends.selectors.serving import (
 )
 
 __all__ = [
+    "STATISTICS",
     "LogFollower",
     "ServingTarget",
     "Wait",
@@ -82,6 +90,7 @@ __all__ = [
     "backend_launch",
     "backend_list",
     "backend_log",
+    "backend_log_whole",
     "backend_models",
     "backend_options",
     "backend_owner_id",
@@ -114,6 +123,8 @@ __all__ = [
     "options_given",
     "plan_of",
     "runs_as_asked",
+    "sample_values",
+    "samples_between",
     "server_facts",
     "serving_target",
     "serving_targets",

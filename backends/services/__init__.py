@@ -60,6 +60,7 @@ from backends.services.rows import (
     operation_publish,
     status_publish,
 )
+from backends.services.samples import samples_record
 from backends.services.starts import start_keep
 from backends.services.states import backend_failed_to_stop, backend_transition, backend_undrain
 
@@ -110,6 +111,7 @@ __all__ = [
     "operation_report",
     "options_keep",
     "peak_record",
+    "samples_record",
     "start_keep",
     "startup_check",
     "startup_set",

@@ -31,8 +31,9 @@ def model(request: HttpRequest, actor: Actor) -> HttpResponse:
         providers=_providers(facts, site, scope),
     )
     before = _before(request, actor, scope, entry_id)
+    around = _around(scope, entry_id, facts, site)
     if request.method != "POST":
-        return _page(request, scope, entry_id, holding(fields, before), facts, site)
+        return _page(request, around, holding(fields, before))
     answer = saved(
         request,
         lambda: _write(actor, scope, entry_id, body_of(fields, request.POST)),
@@ -42,9 +43,22 @@ def model(request: HttpRequest, actor: Actor) -> HttpResponse:
     )
     if isinstance(answer, HttpResponse):
         return answer
-    page = _page(request, scope, entry_id, answer[0], facts, site, answer[1])
+    page = _page(request, around, *answer)
     page.status_code = 422
     return page
+
+
+def _around(
+    scope: Scope, entry_id: str, facts: Facts, site: list[payloads.ModelPayload]
+) -> dict[str, Any]:
+    """Return what the page needs beside the fields."""
+    return {
+        "entry_id": entry_id,
+        "scope": scope.value,
+        "back": roles_url(scope, "models"),
+        "suggestions": _suggestions(facts, site),
+        "is_mine": scope == Scope.MINE,
+    }
 
 
 def _before(request: HttpRequest, actor: Actor, scope: Scope, entry_id: str) -> dict[str, Any]:
@@ -66,23 +80,11 @@ def _write(actor: Actor, scope: Scope, entry_id: str, body: dict[str, Any]) -> E
 
 
 def _page(
-    request: HttpRequest,
-    scope: Scope,
-    entry_id: str,
-    fields: list[Field],
-    facts: Facts,
-    site: list[payloads.ModelPayload],
-    problem: str = "",
+    request: HttpRequest, around: dict[str, Any], fields: list[Field], problem: str = ""
 ) -> HttpResponse:
+    entry_id = around["entry_id"]
     title = f"Change {entry_id}" if entry_id else "Add a model"
-    context = {
-        **form_context(fields, problem),
-        "entry_id": entry_id,
-        "scope": scope.value,
-        "back": roles_url(scope, "models"),
-        "suggestions": _suggestions(facts, site),
-        "is_mine": scope == Scope.MINE,
-    }
+    context = {**form_context(fields, problem), **around}
     return shown(request, "router/model.html", title, context)
 
 

@@ -4,7 +4,7 @@ A field is called by its path in the body (``options.temperature``), which is al
 says: so an error finds its field, whoever sent it. ``mh/form.js`` makes the same body of the same form.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, Self
 
@@ -133,16 +133,7 @@ def _value(one: Field, given: QueryDict) -> Any:
     text = text if one.kind == "secret" else text.strip()
     if not text:
         return {"omit": _MISSING, "null": None, "text": ""}[one.empty]
-    if one.kind in {"number", "integer"}:
-        return _number(text)
-    if one.kind == "choice":
-        return _WORDS.get(text, text)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if one.kind == "lines":
-        return lines
-    if one.kind == "pairs":
-        return {name.strip(): value.strip() for name, _, value in (x.partition("=") for x in lines)}
-    return text
+    return _READ.get(one.kind, str)(text)
 
 
 def _number(text: str) -> Any:
@@ -152,6 +143,24 @@ def _number(text: str) -> Any:
         except ValueError:
             continue
     return text
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _pairs(text: str) -> dict[str, str]:
+    cut = (line.partition("=") for line in _lines(text))
+    return {name.strip(): value.strip() for name, _, value in cut}
+
+
+_READ: Final[Mapping[str, Callable[[str], Any]]] = {
+    "number": _number,
+    "integer": _number,
+    "choice": lambda text: _WORDS.get(text, text),
+    "lines": _lines,
+    "pairs": _pairs,
+}
 
 
 def with_error(fields: Iterable[Field], error: MhError) -> tuple[list[Field], str]:

@@ -71,6 +71,7 @@ async def _answered(admitted: Admitted[ChatRequest]) -> AsyncGenerator[ChatEvent
                 while not (delta is None or isinstance(delta, Finished | Waits)):
                     yield delta
                     delta = await anext(waiting.rest, None)
+                    meter.pieces += 1
                 if isinstance(delta, Finished):
                     meter.tokens(delta.usage)
                     meter.done()

@@ -57,6 +57,7 @@ async def relay(admitted: Admitted[OpenAICall]) -> AsyncGenerator[bytes, None]:
             if passed := watched(waiting.first):
                 yield passed
             async for frame in waiting.rest:
+                meter.pieces += 1
                 if passed := watched(frame):
                     yield passed
             meter.tokens(tail.usage)

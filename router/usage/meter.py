@@ -11,6 +11,8 @@ from typing import Any, Self, TypedDict
 from accounts.actors import Actor
 from accounts.errors import MhError
 from router.events import Timings
+from router.usage import flowing
+from router.usage.flowing import Progress
 from router.usage.recording import Record, begun, ended, record
 
 _ENDED = (asyncio.CancelledError, GeneratorExit)
@@ -40,6 +42,9 @@ class Meter:
         self._tokens: Mapping[str, Any] | None = None
         self._outcome = ""
         self._recorded = False
+        #: Pieces of the answer that came, the first one included.
+        self.pieces = 0
+        self._progress = Progress()
 
     def sent(
         self, *, provider: str, backend: str, model: str, entry: str = "", role: str = ""
@@ -58,7 +63,8 @@ class Meter:
         self._where = (role, entry, provider, backend, model)
 
     def piece(self) -> None:
-        """Say that a piece of the answer came; the first one counts."""
+        """Say that a piece of the answer came. After the first one it is enough to count ``pieces`` up."""
+        self.pieces += 1
         if self._first is None:
             self._first = self._now()
 
@@ -83,6 +89,15 @@ class Meter:
         """Return the times so far."""
         return Timings(queued_ms=self._sent, ttft_ms=self._first, total_ms=self._now())
 
+    def progress(self) -> Progress:
+        """Return how far it is. Called from another thread while it is under way."""
+        found, counts = self._progress, _counts(self._tokens)
+        found.backend = self._where[3]
+        found.tokens = counts.get("completion_tokens") or self.pieces
+        found.prompt_tokens = counts.get("prompt_tokens") or 0
+        found.first = None if self._first is None else self._first / 1000
+        return found
+
     def end(self) -> None:
         """Record it as it is now, if it is not recorded yet."""
         if not self._recorded:
@@ -90,9 +105,11 @@ class Meter:
             self.cancelled()
             record(self._record())
             ended(self)
+            flowing.ended(self)
 
     def __enter__(self) -> Self:
         begun(self)
+        flowing.begun(self)
         return self
 
     def __exit__(

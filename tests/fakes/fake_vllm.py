@@ -175,6 +175,8 @@ class Counts:
     running: int = 0
     tokens: int = 0
     prompt_tokens: int = 0
+    first_tokens: int = 0
+    first_token_seconds: float = 0.0
     #: The last request's body and headers, for tests that look at what was sent.
     last: dict[str, Any] = field(default_factory=dict)
     last_headers: dict[str, str] = field(default_factory=dict)
@@ -308,6 +310,8 @@ class FakeVllm:
         counters = {
             "prompt_tokens_total": self.counts.prompt_tokens,
             "generation_tokens_total": self.counts.tokens,
+            "time_to_first_token_seconds_count": self.counts.first_tokens,
+            "time_to_first_token_seconds_sum": self.counts.first_token_seconds,
         }
         lines: list[str] = []
         for name, value in {**gauges, **counters}.items():
@@ -770,6 +774,7 @@ class Answer:
         behaviour = self.fake.behaviour
         if behaviour.has("silent"):
             await asyncio.Event().wait()
+        began = time.monotonic()
         await self.fake.awake.wait()
         for index, word in enumerate(self.cut):
             await self._habit(self.fake.behaviour, index)
@@ -778,6 +783,9 @@ class Answer:
             if self.fake.dead:
                 raise_died()
             self.fake.counts.tokens += 1
+            if index == 0:
+                self.fake.counts.first_tokens += 1
+                self.fake.counts.first_token_seconds += time.monotonic() - began
             yield word
         await self._habit(self.fake.behaviour, len(self.cut), at_end=True)
 

@@ -30,6 +30,7 @@ TABLE: dict[str, dict[str, str]] = {
     "api/audit/export": {"GET": OWNER},
     "api/llm-backend/status": {"GET": GUEST},
     "api/llm-backend/detect": {"GET": GUEST},
+    "api/llm-backend/samples": {"GET": GUEST},
     "api/llm-backend/auto": {"POST": OWNER},
     "api/llm-backend/startup": {"GET": OWNER, "PATCH": OWNER},
     "api/llm-backend/switch": {"POST": OWNER},
@@ -84,6 +85,7 @@ TABLE: dict[str, dict[str, str]] = {
 ADMIN_ENTER = {
     "admin/",
     "admin/backends/llm-backend/",
+    "admin/charts/",
     "admin/search/",
     "admin/logout/",
     "admin/password_change/",
@@ -120,8 +122,7 @@ VALUES = {
     "^v1/(?P<rest>.*)$": "v1/nosuch",
     OLLAMA_ELSEWHERE: "ollama/api/pull",
     "^ollama/(?P<rest>.+)$": "ollama/nosuch",
-    "^(?P<app_label>accounts|audit|backends)/$": "backends/",
-    "^(?P<app_label>accounts|audit|backends|router)/$": "backends/",
+    "^(?P<app_label>accounts)/$": "accounts/",
 }
 
 

@@ -1,32 +1,84 @@
-// Parts of this page as the server has them now. The server alone writes the lists of a page; after a change its
-// parts, marked `data-part`, are taken from a fresh copy. The browser reads that as it reads any page, and runs
-// nothing in it.
+// Parts of a page, asked for again and put in place: for lists that the server writes.
 
-/** The page at this address, as a document. */
-function pageNow() {
-  return new Promise((resolve, reject) => {
-    const request = new XMLHttpRequest();
-    request.open("GET", window.location.pathname + window.location.search);
-    request.responseType = "document";
-    request.addEventListener("load", () => (request.response ? resolve(request.response) : reject(new Error("No page came."))));
-    request.addEventListener("error", () => reject(new Error("The site does not answer. Is it still running?")));
-    request.send();
-  });
+import { call } from "./api.js";
+
+/** Milliseconds within which several reasons to refresh are one. */
+const TOGETHER = 250;
+
+/** The page at this address as the server has it now. */
+async function pageNow() {
+  const text = await call("GET", window.location.pathname + window.location.search, undefined, { as: "text" });
+  return new DOMParser().parseFromString(text, "text/html");
 }
 
-const find = (root, name) => root.querySelector(`[data-part="${CSS.escape(name)}"]`);
+/** The part of a page with this name in `data-refresh`. */
+const part = (root, name) => root.querySelector(`[data-refresh="${CSS.escape(name)}"]`);
 
-/** Put the named parts in place of those shown; returns them. One that is gone on the server goes here, too. */
-export async function refresh(...names) {
-  const page = await pageNow();
+/** Put only the named parts in place, now; returns them. A part that the server has no more goes here, too. */
+export async function refreshed(...names) {
+  const fresh = await pageNow();
   return names.map((name) => {
-    const [old, fresh] = [find(document, name), find(page, name)];
-    const part = fresh && document.importNode(fresh, true);
-    if (part) {
-      old?.replaceWith(part);
+    const [old, now] = [part(document, name), part(fresh, name)];
+    if (now) {
+      old?.replaceWith(now);
     } else {
       old?.remove();
     }
-    return part;
+    return now;
   });
+}
+
+/**
+ * A function that reads this page again and replaces the elements with `data-refresh`.
+ * What is unfolded stays unfolded, and the focus stays where it was, where elements have ids.
+ */
+export function refresher() {
+  let timer = null;
+  let running = false;
+  let again = false;
+
+  async function run() {
+    timer = null;
+    if (running) {
+      again = true;
+      return;
+    }
+    running = true;
+    try {
+      replace(await pageNow());
+    } catch {
+      // The header says that the line is down; the next change tries again.
+    } finally {
+      running = false;
+      if (again) {
+        again = false;
+        refresh();
+      }
+    }
+  }
+
+  function refresh() {
+    timer ??= setTimeout(run, TOGETHER);
+  }
+  return refresh;
+}
+
+function replace(fresh) {
+  const focused = document.activeElement?.id;
+  for (const old of document.querySelectorAll("[data-refresh]")) {
+    const now = part(fresh, old.dataset.refresh);
+    if (!now) {
+      continue;
+    }
+    for (const open of old.querySelectorAll("details[id]")) {
+      const same = now.querySelector(`#${CSS.escape(open.id)}`);
+      if (same) {
+        same.open = open.open;
+      }
+    }
+    old.replaceWith(now);
+  }
+  if (focused) {
+    document.getElementById(focused)?.focus();
+  }
 }

@@ -4,7 +4,7 @@ import { call } from "../mh/api.js";
 import { confirmed } from "../mh/confirm.js";
 import { hook, show } from "../mh/dom.js";
 import { announce, bodyOf, focusOn, isDirty, send } from "../mh/form.js";
-import { refresh } from "../mh/refresh.js";
+import { refreshed } from "../mh/refresh.js";
 import { renderAvailability, watchAvailability } from "./availability.js";
 import { Chain } from "./chain.js";
 import { complain, deletable } from "./rows.js";
@@ -66,7 +66,7 @@ class Card {
   }
 
   async renew(said) {
-    const [root] = await refresh(`role-${this.name}`, "models");
+    const [root] = await refreshed(`role-${this.name}`, "models");
     cards.delete(this.name);
     if (root) {
       cards.set(this.name, new Card(root));

@@ -4,7 +4,7 @@ import { call } from "../mh/api.js";
 import { confirmed } from "../mh/confirm.js";
 import { tell } from "../mh/dom.js";
 import { announce, focusOn } from "../mh/form.js";
-import { refresh } from "../mh/refresh.js";
+import { refreshed } from "../mh/refresh.js";
 
 const problem = document.getElementById("mh-problem");
 
@@ -17,7 +17,7 @@ export function complain(error) {
 
 /** Renew a part of the page and put the focus on it. */
 export async function renew(part, said) {
-  const [fresh] = await refresh(part);
+  const [fresh] = await refreshed(part);
   focusOn(fresh);
   announce(said);
 }

@@ -2,7 +2,7 @@
 
 import { hook, show, write } from "../mh/dom.js";
 import { announce, bodyOf, send, target } from "../mh/form.js";
-import { refresh } from "../mh/refresh.js";
+import { refreshed } from "../mh/refresh.js";
 import { deletable } from "./rows.js";
 
 const form = document.querySelector("form[data-api]");
@@ -28,7 +28,7 @@ form.addEventListener("submit", async (event) => {
   hook(made, "copy").focus();
   made.scrollIntoView({ block: "center" });
   announce(`The token ${answer.name} was created. Copy it now: it is not shown again.`);
-  await refresh("tokens");
+  await refreshed("tokens");
 });
 
 hook(made, "copy").addEventListener("click", async () => {

@@ -4,7 +4,7 @@ import { call } from "../mh/api.js";
 import { confirmed } from "../mh/confirm.js";
 import { hook } from "../mh/dom.js";
 import { announce, bodyOf, focusOn, send, showError, target } from "../mh/form.js";
-import { refresh } from "../mh/refresh.js";
+import { refreshed } from "../mh/refresh.js";
 import uPlot from "../mh/vendor/uplot.js";
 
 const HEIGHT = 200;
@@ -63,14 +63,14 @@ if (figure && days.length > 0) {
 
 async function renewQuotas(said) {
   window.history.replaceState(null, "", window.location.pathname);
-  const [part] = await refresh("quotas");
+  const [part] = await refreshed("quotas");
   focusOn(part);
   announce(said);
 }
 
 document.getElementById("mh").addEventListener("submit", async (event) => {
   const form = event.target;
-  if (!form.matches("[data-part=quotas] form[data-api]")) {
+  if (!form.matches("[data-refresh=quotas] form[data-api]")) {
     return;
   }
   event.preventDefault();
