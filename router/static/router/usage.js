@@ -42,7 +42,7 @@ function draw() {
     cursor: { show: false },
     scales: { x: { range: (_, least, most) => [least - 43200, most + 43200] }, y: { range: (_, __, most) => [0, Math.max(most, 1) * 1.1] } },
     axes: [axis({ values: (_, at) => at.map((one) => new Date(one * 1000).toISOString().slice(5, 10)), incrs: [1, 2, 7, 14, 30, 90].map((n) => n * 86400) }), axis({ size: 56, values: (_, at) => at.map((one) => short.format(one)) })],
-    series: [{}, bars("Tokens out", "--mh-accent"), bars("Tokens in", "--mh-busy")],
+    series: [{}, bars("Tokens out", "--mh-series-1"), bars("Tokens in", "--mh-series-2")],
   };
   chart = new uPlot(options, [columns[0], whole, columns[1]], figure);
 }
