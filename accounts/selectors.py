@@ -80,6 +80,12 @@ def user_get(username: str) -> User:
     return user
 
 
+def usernames() -> list[str]:
+    """Return the names of the users who may sign in, in order: for owners to choose from."""
+    active = User.objects.filter(is_active=True).order_by("username")
+    return list(active.values_list("username", flat=True))
+
+
 def token_find(plain: str) -> Token | None:
     """Return the token that ``plain`` is; None unless it exists, has not expired, and its user is active."""
     if len(plain) > _TOKEN_LENGTH_MAX or not plain.isascii():

@@ -308,6 +308,7 @@ class ProvidersView(ListView):
         operation_id="providers_create",
         request={"application/json": shapes.reference(AccountCreate)},
         responses={
+            200: OpenApiResponse(shapes.ProviderResponse, description="tried, not saved"),
             201: shapes.ProviderResponse,
             503: OpenApiResponse(description="the provider could not be asked; nothing was saved"),
         },
@@ -316,9 +317,10 @@ class ProvidersView(ListView):
     def post(self, request: Request) -> Response:
         """Add an account. Its credentials are tried before they are saved, and never shown."""
         actor = _owner(request)
-        row = services.provider_account_create(
-            actor=actor, data=parse(AccountCreate, _body(request))
-        )
+        data = parse(AccountCreate, _body(request))
+        row = services.provider_account_create(actor=actor, data=data)
+        if not data.save:
+            return Response(payloads.account(row, whole=True))
         return Response(
             payloads.account(row, whole=True),
             status=status.HTTP_201_CREATED,

@@ -253,6 +253,22 @@ def parse(model: type[AnyModel], data: object, *, always_400: bool = False) -> A
     raise _refusal(details, always_400=always_400)
 
 
+def problems(model: type[BaseModel], data: object) -> list[str]:
+    """Return all that is wrong with ``data`` as a ``model``, a sentence each; empty where it is good."""
+    if not isinstance(data, Mapping):
+        return ["It must be a JSON object."]
+    try:
+        model.model_validate(data)
+    except ValidationError as exc:
+        details = exc.errors(include_url=False, include_context=False, include_input=False)
+        # What may be written in two ways is wrong in both; one of them is what was meant.
+        things: dict[tuple[int | str, ...], list[ErrorDetails]] = {}
+        for one in details:
+            things.setdefault(one["loc"][:2], []).append(one)
+        return [_refusal(found, always_400=True).message for found in things.values()]
+    return []
+
+
 def _refusal(details: list[ErrorDetails], *, always_400: bool) -> InvalidRequest | Invalid:
     # Of the branches of a union, the one that was followed deepest is the one that was meant.
     first = max(details, key=lambda item: len(item["loc"]))

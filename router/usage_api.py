@@ -74,6 +74,9 @@ class UsageRecordSerializer(serializers.Serializer[Any]):
     completion_tokens = serializers.IntegerField(allow_null=True)
     reasoning_tokens = serializers.IntegerField(allow_null=True)
     total_tokens = serializers.IntegerField(allow_null=True)
+    estimated = serializers.BooleanField(
+        help_text="tokens are counted from the pieces that came: the engine did not get to say"
+    )
     queued_ms = serializers.FloatField(allow_null=True)
     ttft_ms = serializers.FloatField(allow_null=True)
     total_ms = serializers.FloatField()

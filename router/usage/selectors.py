@@ -59,6 +59,7 @@ class RecordPayload(TypedDict):
     completion_tokens: int | None
     reasoning_tokens: int | None
     total_tokens: int | None
+    estimated: bool
     queued_ms: float | None
     ttft_ms: float | None
     total_ms: float
@@ -144,6 +145,7 @@ def record_payload(row: UsageRecord) -> RecordPayload:
         completion_tokens=row.completion_tokens,
         reasoning_tokens=row.reasoning_tokens,
         total_tokens=row.total_tokens,
+        estimated=row.estimated,
         queued_ms=row.queued_ms,
         ttft_ms=row.ttft_ms,
         total_ms=row.total_ms,

@@ -70,4 +70,5 @@ setInterval(() => {
   for (const card of cards.values()) {
     card.tick();
   }
+  chat?.tick();
 }, 1000);
