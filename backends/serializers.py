@@ -2,22 +2,10 @@
 
 from typing import Any
 
+from drf_spectacular.extensions import OpenApiSerializerExtension
 from rest_framework import serializers
 
-
-class StrictSerializer(serializers.Serializer[Any]):
-    """Names an unknown key instead of ignoring it."""
-
-    def to_internal_value(self, data: Any) -> Any:
-        """Refuse keys that are not fields."""
-        if isinstance(data, dict):
-            unknown = sorted(set(data) - set(self.fields))
-            if unknown:
-                known = ", ".join(self.fields)
-                raise serializers.ValidationError(
-                    {unknown[0]: [f"Unknown key. Known keys: {known}."]}
-                )
-        return super().to_internal_value(data)
+from accounts.strict import StrictSerializer
 
 
 class StartRequest(StrictSerializer):
@@ -47,9 +35,9 @@ class PullRequest(StrictSerializer):
 
 
 class ConfigRequest(StrictSerializer):
-    """Options to change; null puts one back to its default."""
+    """Options to change; null puts one back to its default. Without any, what is configured is applied."""
 
-    options = serializers.DictField()
+    options = serializers.DictField(required=False, default=dict)
     apply = serializers.BooleanField(required=False, default=False)
 
 
@@ -102,14 +90,6 @@ class OperationResponse(serializers.Serializer[Any]):
     error = OperationErrorResponse(allow_null=True)
     created_at = serializers.DateTimeField()
     finished_at = serializers.DateTimeField(allow_null=True)
-
-
-class OperationListResponse(serializers.Serializer[Any]):
-    """A page of operations, newest first."""
-
-    results = OperationResponse(many=True)
-    limit = serializers.IntegerField()
-    offset = serializers.IntegerField()
 
 
 class ActiveResponse(serializers.Serializer[Any]):
@@ -230,10 +210,12 @@ class ModelResponse(serializers.Serializer[Any]):
     configured = serializers.BooleanField(help_text="what the next start serves")
 
 
-class ModelListResponse(serializers.Serializer[Any]):
-    """Models a backend can serve."""
+class ModelsQuery(serializers.Serializer[Any]):
+    """Which of them."""
 
-    results = ModelResponse(many=True)
+    search = serializers.CharField(required=False, max_length=512, help_text="part of a name")
+    loaded = serializers.BooleanField(required=False, help_text="in memory")
+    configured = serializers.BooleanField(required=False, help_text="what the next start serves")
 
 
 class StartLogResponse(serializers.Serializer[Any]):
@@ -271,6 +253,21 @@ class DetectionResponse(serializers.Serializer[Any]):
     pid = serializers.IntegerField(allow_null=True, help_text="for operators")
     user = serializers.CharField(help_text="for operators")
     reason = serializers.CharField(help_text="why it does not run, and what to do")
+
+
+class DetectionsResponse(serializers.Serializer[Any]):
+    """What was found, by the name of a backend."""
+
+
+class DetectionsSchema(OpenApiSerializerExtension):  # type: ignore[no-untyped-call]
+    """Says so in the API's description."""
+
+    target_class = DetectionsResponse
+
+    def map_serializer(self, auto_schema: Any, direction: Any) -> dict[str, Any]:
+        """Return the schema."""
+        found = auto_schema.resolve_serializer(DetectionResponse, direction)
+        return {"type": "object", "additionalProperties": found.ref}
 
 
 class PlanGpuResponse(serializers.Serializer[Any]):

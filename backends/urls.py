@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from backends import api
+from backends import api, operations_api
 from backends.samples_api import SamplesView
 
 _ROOT = "api/llm-backend"
@@ -14,11 +14,15 @@ urlpatterns = [
     path(f"{_ROOT}/auto", api.AutoView.as_view(), name="backend-auto"),
     path(f"{_ROOT}/startup", api.StartupView.as_view(), name="backend-startup"),
     path(f"{_ROOT}/switch", api.SwitchView.as_view(), name="backend-switch"),
-    path(f"{_ROOT}/operations", api.OperationsView.as_view(), name="operations"),
-    path(f"{_ROOT}/operations/<str:operation_id>", api.OperationView.as_view(), name="operation"),
+    path(f"{_ROOT}/operations", operations_api.OperationsView.as_view(), name="operations"),
+    path(
+        f"{_ROOT}/operations/<str:operation_id>",
+        operations_api.OperationView.as_view(),
+        name="operation",
+    ),
     path(
         f"{_ROOT}/operations/<str:operation_id>/cancel",
-        api.OperationCancelView.as_view(),
+        operations_api.OperationCancelView.as_view(),
         name="operation-cancel",
     ),
     path(f"{_ROOT}/<str:name>/start", api.StartView.as_view(), name="backend-start"),

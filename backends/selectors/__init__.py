@@ -17,6 +17,7 @@ from backends.selectors.operations import (
     operation_list,
     operation_payload,
     operation_wait,
+    operations,
 )
 from backends.selectors.options import (
     backend_config,
@@ -120,6 +121,7 @@ __all__ = [
     "operation_list",
     "operation_payload",
     "operation_wait",
+    "operations",
     "options_given",
     "plan_of",
     "runs_as_asked",

@@ -54,6 +54,7 @@ from backends.services.recording import (
     step_end,
     step_message,
 )
+from backends.services.repeating import operation_once, operation_repeated
 from backends.services.rows import (
     backend_update,
     backends_ensure,
@@ -106,8 +107,10 @@ __all__ = [
     "operation_end",
     "operation_failing",
     "operation_leave",
+    "operation_once",
     "operation_publish",
     "operation_remember",
+    "operation_repeated",
     "operation_report",
     "options_keep",
     "peak_record",

@@ -268,6 +268,7 @@ def test_bad_requests_are_told_what_is_wrong(site: Site, path: str) -> None:
         ({"content": b'{"a": NaN}'}, 400, "invalid_json"),
         ({"content": b"\xff"}, 400, "invalid_json"),
         ({"content": b"[" * 100_000}, 400, "invalid_json"),
+        ({"content": json.dumps(ask(path, user="\ud83d")).encode()}, 400, "invalid_text"),
         ({"data": {"a": "b"}}, 400, "unsupported_content_type"),
         ({"json": {}}, 400, "missing_field"),
         ({"json": ask(path, model="gpt-9")}, 404, "model_not_found"),

@@ -146,6 +146,7 @@ async def test_an_engine_that_breaks_off_ends_the_chat_with_an_error(
         ("{", "invalid_json"),
         ({"type": "dance", "id": "a"}, "unknown_type"),
         ({"type": ["chat"]}, "unknown_type"),
+        ({"type": "chat", "id": "\ud83d", "messages": FRANCE}, "invalid_text"),
         ({"type": "chat", "messages": FRANCE}, "missing_field"),
         ({"type": "chat", "id": "a"}, "missing_field"),
         ({"type": "chat", "id": "", "messages": FRANCE}, "invalid_request"),
