@@ -76,7 +76,8 @@ export class Composer {
 
   async take(files) {
     this.problem = "";
-    for (const file of files) {
+    // A copy: the list of an input empties itself when the input is cleared.
+    for (const file of [...files]) {
       if (this.images.length >= this.limits.imagesMax) {
         this.problem = `At most ${this.limits.imagesMax} images at once.`;
         break;
