@@ -336,3 +336,4 @@ def _keep_logs(home: Path) -> None:
     shutil.rmtree(kept, ignore_errors=True)
     with contextlib.suppress(OSError):
         shutil.copytree(home / "logs", kept, ignore_dangling_symlinks=True)
+        shutil.copy(home / "up.out", kept)
