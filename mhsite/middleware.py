@@ -182,7 +182,14 @@ class _Direct:
 
 
 class SecurityMiddleware(_Direct, DjangoSecurity):
-    """Django's, on the event loop."""
+    """Django's, on the event loop, and the content security policy (W3C, CSP Level 3) of pages."""
+
+    def process_response(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
+        """Add the headers."""
+        if response.headers.get("Content-Type", "").startswith("text/html"):
+            policy = settings.CONTENT_SECURITY_POLICY
+            response.headers.setdefault("Content-Security-Policy", policy)
+        return super().process_response(request, response)
 
 
 class CommonMiddleware(_Direct, DjangoCommon):

@@ -1,6 +1,12 @@
 """Reads: status, operations, logs, and where a request can be sent."""
 
-from backends.selectors.engine_logs import LogFollower, backend_log, backend_starts, mask
+from backends.selectors.engine_logs import (
+    LogFollower,
+    backend_log,
+    backend_log_whole,
+    backend_starts,
+    mask,
+)
 from backends.selectors.expecting import start_seconds_expected
 from backends.selectors.exporting import config_export
 from backends.selectors.operations import (
@@ -82,6 +88,7 @@ __all__ = [
     "backend_launch",
     "backend_list",
     "backend_log",
+    "backend_log_whole",
     "backend_models",
     "backend_options",
     "backend_owner_id",

@@ -121,7 +121,7 @@ def test_a_person_starts_vllm_chats_and_stops_it(watched: Watched, site: Site) -
     site.stopped()
     page = watched.page
     sign_in(page)
-    expect(page.locator("[data-live-text]")).to_have_text("Live")
+    expect(page.locator("#mh-header[data-live=on]")).to_be_visible()
     expect_state(page, "Stopped", 10)
     expect(page.locator("#mh-prompt")).to_be_disabled()
     expect(page.locator("#mh-chat-hint")).to_have_text("Start vLLM to chat.")
@@ -199,12 +199,14 @@ def test_the_page_says_when_it_is_stale_and_comes_back_by_itself(
 ) -> None:
     page = watched.page
     sign_in(page)
-    live = page.locator("[data-live-text]")
-    expect(live).to_have_text("Live")
+    live = page.locator("#mh-header[data-live=on]")
+    expect(live).to_be_visible()
     site.child("web").kill()
-    expect(live).to_have_text(re.compile(r"Reconnecting… last update \d+ s ago"), timeout=10_000)
+    stale = page.locator("[data-header-stale]")
+    expect(stale).to_have_text(re.compile(r"Reconnecting… last update \d+ s ago"), timeout=10_000)
     page.screenshot(path=artifacts() / "stale-light-1280.png", full_page=True)
-    expect(live).to_have_text("Live", timeout=90_000)
+    expect(live).to_be_visible(timeout=90_000)
+    expect(stale).to_be_hidden()
     # The browser itself says on the console that a socket could not connect; nothing else may.
     watched.errors = [e for e in watched.errors if "WebSocket connection" not in e]
     watched.check(site)

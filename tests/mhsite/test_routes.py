@@ -109,8 +109,7 @@ VALUES = {
     "^v1/(?P<rest>.*)$": "v1/nosuch",
     OLLAMA_ELSEWHERE: "ollama/api/pull",
     "^ollama/(?P<rest>.+)$": "ollama/nosuch",
-    "^(?P<app_label>accounts|audit|backends)/$": "backends/",
-    "^(?P<app_label>accounts|audit|backends|router)/$": "backends/",
+    "^(?P<app_label>accounts)/$": "accounts/",
 }
 
 

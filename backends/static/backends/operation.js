@@ -1,7 +1,7 @@
 // The running, or last, operation of a card.
 
-import { hook, make, show, tell, write } from "./dom.js";
-import { duration, secondsSince } from "./format.js";
+import { hook, make, show, tell, write } from "../mh/dom.js";
+import { duration, secondsSince } from "../mh/format.js";
 
 const OPEN = new Set(["queued", "running"]);
 

@@ -2,12 +2,11 @@
 
 import { Card } from "./card.js";
 import { Chat } from "./chat.js";
-import { hook, make, show, write } from "./dom.js";
-import { bytes, duration, secondsSince } from "./format.js";
-import { LiveSocket } from "./socket.js";
+import { hook, make, show, write } from "../mh/dom.js";
+import { bytes } from "../mh/format.js";
+import { live } from "../mh/live.js";
 
 const config = JSON.parse(document.getElementById("mh-config").textContent);
-const live = document.getElementById("mh-live");
 const announcer = document.getElementById("mh-announce");
 const chatRoot = document.getElementById("mh-chat");
 
@@ -17,10 +16,6 @@ for (const root of document.querySelectorAll("section[data-backend]")) {
   cards.set(card.name, card);
 }
 const chat = chatRoot && new Chat(chatRoot, config);
-
-let connection = "waiting";
-let heardAt = Date.now();
-let firstTime = true;
 
 function renderStatus(status) {
   const entries = Object.entries(status.available);
@@ -64,51 +59,15 @@ function gpuLine(gpu) {
   );
 }
 
-function received(frame) {
-  heardAt = Date.now();
-  if (frame.type === "status") {
-    renderStatus(frame);
-  } else if (frame.type === "operation") {
-    renderOperation(frame.operation ?? frame);
-  } else if (frame.type === "gpu") {
-    renderGpus(frame.gpus);
-  }
-}
-
-const LIVE_WORDS = {
-  open: "Live",
-  "signed-out": "You are signed out. Reload the page to sign in again.",
-  refused: "You may not see the status.",
-};
-
-function renderLive() {
-  live.dataset.live = connection === "open" ? "on" : "stale";
-  const ago = duration(secondsSince(new Date(heardAt)));
-  write(hook(live, "live-text"), LIVE_WORDS[connection] ?? `Reconnecting… last update ${ago} ago`);
-}
-
-renderStatus(config.status);
 for (const operation of Object.values(config.operations)) {
   renderOperation(operation);
 }
-new LiveSocket("/ws/status/", {
-  ping: true,
-  onframe: received,
-  onstate: (state) => {
-    if (state !== connection && !(state === "open" && firstTime)) {
-      write(announcer, state === "waiting" ? "Connection lost, reconnecting." : LIVE_WORDS[state]);
-    }
-    firstTime = firstTime && state !== "open";
-    connection = state;
-    renderLive();
-  },
-});
-// The page's own clock: uptime, time left and how old the last news is. Asks the server nothing.
+live.on("status", renderStatus);
+live.on("operation", renderOperation);
+live.on("gpu", renderGpus);
+// The page's own clock: uptime and time left. Asks the server nothing.
 setInterval(() => {
   for (const card of cards.values()) {
     card.tick();
-  }
-  if (connection !== "open") {
-    renderLive();
   }
 }, 1000);

@@ -1,8 +1,8 @@
 // One backend: its state, facts, buttons, operation and log.
 
-import { call } from "./api.js";
-import { hook, show, tell, write } from "./dom.js";
-import { bytes, duration, NOTHING, secondsSince } from "./format.js";
+import { call } from "../mh/api.js";
+import { hook, show, tell, write } from "../mh/dom.js";
+import { bytes, duration, NOTHING, secondsSince } from "../mh/format.js";
 import { OperationView } from "./operation.js";
 
 /** The memory of a backend, and of the launcher that waits for its next start. */

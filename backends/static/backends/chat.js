@@ -1,8 +1,8 @@
 // The chat box: one conversation over /ws/chat/.
 
-import { hook, make, show, tell, write } from "./dom.js";
-import { milliseconds } from "./format.js";
-import { LiveSocket } from "./socket.js";
+import { hook, make, show, tell, write } from "../mh/dom.js";
+import { milliseconds } from "../mh/format.js";
+import { LiveSocket } from "../mh/socket.js";
 
 /** One answer on the page, growing while it arrives. */
 class Answer {
