@@ -1,6 +1,6 @@
 """OpenAI's API, passed on with as little change as can be; translated where the provider has another."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from router.embedding_translation import embedding_answer, embedding_call
 from router.errors import ContextTooLong
 from router.holding import Send
 from router.openai_translation import CHAT_PATH, chat_call, translated, translated_whole
+from router.providers.frames import Frames
 from router.providers.openai_compatible import EMBEDDINGS_PATH, encode
 from router.selectors import ModelCard, Resolved
 from router.services.admission import Admitted, OpenAICall
@@ -23,14 +24,22 @@ from router.services.measuring import meter_of, sent
 from router.shaping import chat_shaped, shape_of
 from router.usage import Tail, usage_in
 
+#: Sends a piece to the client at once; False: no more, until there is room.
+Write = Callable[[bytes], bool]
 #: How a stream's last block ends.
 _DONE = (b"[DONE]\n\n", b"[DONE]\r\n\r\n")
 
 
-async def relay(admitted: Admitted[OpenAICall]) -> AsyncGenerator[bytes, None]:
+async def relay(
+    admitted: Admitted[OpenAICall], write: Write | None = None
+) -> AsyncGenerator[bytes, None]:
     """Pass a streamed request on; yield the engine's frames, ``[DONE]`` included.
 
     Closing it stops the generation. Iterate in one task.
+
+    Args:
+        write: gets what comes after the first frames, where that saves a detour over this generator. When
+            it returns False, ``b""`` is yielded, and it is not called again before the next is asked for.
 
     Raises:
         MhError: at any time. Before the first frame nothing has been generated.
@@ -56,16 +65,24 @@ async def relay(admitted: Admitted[OpenAICall]) -> AsyncGenerator[bytes, None]:
                 meter.done()
             return passed
 
+        def counted(frame: bytes) -> bytes:
+            meter.pieces += frame.count(b"\n\n") or 1
+            return watched(frame)
+
         async with AsyncExitStack() as stack:
             stack.callback(lambda: meter.tokens(tail.usage))
             await _opened(stack, send, admitted, settings.MH_FIRST_TOKEN_SECONDS)
             meter.piece()
             if passed := watched(waiting.first):
                 yield passed
-            async for frame in waiting.rest:
-                meter.pieces += frame.count(b"\n\n") or 1
-                if passed := watched(frame):
-                    yield passed
+            rest = waiting.rest
+            if write is not None and isinstance(rest, Frames):
+                while await rest.pour(lambda frame: not (passed := counted(frame)) or write(passed)):
+                    yield b""
+            else:
+                async for frame in rest:
+                    if passed := counted(frame):
+                        yield passed
             meter.done()
 
 
