@@ -4,6 +4,10 @@ from typing import Any
 
 from rest_framework import serializers
 
+_REVISION = (
+    "the newest you know of: 409 when there is a newer one; the header If-Match says the same"
+)
+
 
 class StrictSerializer(serializers.Serializer[Any]):
     """Names an unknown key instead of ignoring it."""
@@ -51,6 +55,18 @@ class ConfigRequest(StrictSerializer):
 
     options = serializers.DictField()
     apply = serializers.BooleanField(required=False, default=False)
+    revision = serializers.IntegerField(
+        required=False, min_value=0, max_value=2**31 - 1, help_text=_REVISION
+    )
+
+
+class RestoreRequest(StrictSerializer):
+    """How to go back to a revision."""
+
+    apply = serializers.BooleanField(required=False, default=False)
+    revision = serializers.IntegerField(
+        required=False, min_value=0, max_value=2**31 - 1, help_text=_REVISION
+    )
 
 
 class ConfigResponse(serializers.Serializer[Any]):
@@ -60,8 +76,39 @@ class ConfigResponse(serializers.Serializer[Any]):
     options = serializers.DictField()
     secrets = serializers.DictField(child=serializers.BooleanField())
     auto_start = serializers.BooleanField()
+    revision = serializers.IntegerField(help_text="moves with each change; also the ETag")
     schema = serializers.DictField(help_text="JSON Schema of the options")
     operation = serializers.DictField(required=False, help_text="with apply, where it runs")
+
+
+class RevisionChangeResponse(serializers.Serializer[Any]):
+    """One option of a revision; of a secret only whether it was set."""
+
+    option = serializers.CharField()
+    secret = serializers.BooleanField(required=False)
+    before = serializers.JSONField(allow_null=True)
+    after = serializers.JSONField(allow_null=True)
+
+
+class RevisionResponse(serializers.Serializer[Any]):
+    """The options of a backend as somebody left them."""
+
+    number = serializers.IntegerField(help_text="0: what was configured before the first change")
+    options = serializers.DictField(help_text="those that differed from the defaults; no secrets")
+    changes = RevisionChangeResponse(many=True)
+    restored = serializers.IntegerField(allow_null=True, help_text="the revision it restored")
+    created_at = serializers.DateTimeField()
+    created_by = serializers.CharField()
+    request_id = serializers.CharField()
+
+
+class RevisionListResponse(serializers.Serializer[Any]):
+    """A page of revisions, newest first."""
+
+    results = RevisionResponse(many=True)
+    count = serializers.IntegerField()
+    limit = serializers.IntegerField()
+    offset = serializers.IntegerField()
 
 
 class StepResponse(serializers.Serializer[Any]):
@@ -153,6 +200,7 @@ class AvailableResponse(serializers.Serializer[Any]):
     metrics = serializers.DictField(child=serializers.FloatField(allow_null=True))
     reason = serializers.CharField()
     failure = serializers.CharField()
+    revision = serializers.IntegerField(help_text="of its options")
 
 
 class StatusResponse(serializers.Serializer[Any]):
@@ -245,6 +293,14 @@ class SuggestionResponse(serializers.Serializer[Any]):
     options = serializers.DictField()
 
 
+class ProblemResponse(serializers.Serializer[Any]):
+    """What else stands against a start."""
+
+    message = serializers.CharField()
+    option = serializers.CharField(allow_null=True, help_text="the option at fault, if one is")
+    code = serializers.CharField()
+
+
 class PlanResponse(serializers.Serializer[Any]):
     """Does it fit? Bytes; null for what is not known."""
 
@@ -269,6 +325,7 @@ class PlanResponse(serializers.Serializer[Any]):
     measured = serializers.BooleanField(help_text="known from a past start")
     gpus = PlanGpuResponse(many=True)
     suggestions = SuggestionResponse(many=True)
+    problems = ProblemResponse(many=True)
     expected_seconds = serializers.FloatField(allow_null=True)
 
 

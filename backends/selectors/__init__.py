@@ -45,6 +45,13 @@ from backends.selectors.overview import (
     why_not_installed,
 )
 from backends.selectors.plans import backend_plan, machine_now, plan_of
+from backends.selectors.revisions import (
+    revision_count,
+    revision_difference,
+    revision_get,
+    revision_list,
+    revision_payload,
+)
 from backends.selectors.rows import (
     active_backend,
     backend_answers,
@@ -120,6 +127,11 @@ __all__ = [
     "operation_wait",
     "options_given",
     "plan_of",
+    "revision_count",
+    "revision_difference",
+    "revision_get",
+    "revision_list",
+    "revision_payload",
     "runs_as_asked",
     "server_facts",
     "serving_target",

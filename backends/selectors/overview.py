@@ -217,6 +217,7 @@ def _available(row: Backend, snapshot: dict[str, Any]) -> AvailablePayload:
         metrics=seen.get("metrics") or {},
         reason="" if _is_up(row) else found["reason"],  # one that others run need not be installed
         failure=row.failure,
+        revision=row.revision,
     )
 
 

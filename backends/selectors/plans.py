@@ -1,6 +1,7 @@
 """Does it fit? The planner with the facts of this site."""
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 from django.conf import settings
@@ -12,7 +13,7 @@ from backends import (
     planning,
     supervisor,
 )
-from backends.engines.base import Engine
+from backends.engines.base import Engine, Problem
 from backends.engines.estimates import Estimate, unknown
 from backends.errors import (
     UnknownModel,
@@ -52,13 +53,18 @@ def backend_plan(
     kind = OperationKind.SWITCH if leaving and leaving.pk != backend.pk else OperationKind.START
     snapshot = bus.snapshot_read(backend.node) or {}
     machine = plan_reading.machine_seen(snapshot, _alive_on(backend.node))
-    return plan_of(
+    found = plan_of(
         backend,
         wanted,
         leaving=[backend.name, *([leaving.name] if leaving else [])],
         machine=machine or machine_now(backend.node),
         expected_seconds=start_seconds_expected(backend, kind),
     )
+    return replace(found, problems=tuple(map(_obstacle, problems)))
+
+
+def _obstacle(problem: Problem) -> planning.Obstacle:
+    return planning.Obstacle(message=problem.message, option=problem.option, code=problem.code)
 
 
 def plan_of(
