@@ -236,14 +236,25 @@ class PlanView(APIView):
     @extend_schema(
         request=serializers.StartRequest,
         responses={200: serializers.PlanResponse},
+        parameters=[
+            OpenApiParameter(
+                "problems",
+                OpenApiTypes.BOOL,
+                description="tell what is wrong with the model or an option as `problems` of an unknown plan",
+            )
+        ],
         operation_id="backend_plan",
     )
     def post(self, request: Request, name: str) -> Response:
         """Say whether the backend would fit, with the numbers and what would help; changes nothing."""
         require_operator(request, name, Permission.BACKENDS_OPERATE)
         body = parsed(serializers.StartRequest, request)
-        plan = selectors.backend_plan(name, body.get("model"), body.get("options"))
-        return Response(plan.payload())
+        plan = (
+            selectors.backend_plan_or_problems
+            if query_flag(request, "problems")
+            else selectors.backend_plan
+        )
+        return Response(plan(name, body.get("model"), body.get("options")).payload())
 
 
 class LogsView(APIView):

@@ -16,6 +16,13 @@ from backends.pages import option_fields
 from backends.pages.option_fields import OptionField
 from backends.pages.option_form import CLEAR, OptionsForm, choices_of
 
+#: What a plan's verdict is called.
+VERDICTS: Final = {
+    "fits": "Fits",
+    "fits_after_release": "Fits once others give way",
+    "does_not_fit": "Does not fit",
+    "unknown": "Cannot be said",
+}
 #: Revisions on the page.
 REVISIONS: Final = 20
 
@@ -90,6 +97,7 @@ def config_of(backend: Backend, form: OptionsForm) -> dict[str, Any]:
         "secrets": dict(form.secrets_set),
         "fields": [asdict(field) | {"most": form.most(field)} for field in form.described],
         "models": _models(backend),
+        "verdicts": VERDICTS,
     }
 
 
@@ -229,10 +237,8 @@ def changes_since(backend: Backend, form: OptionsForm, number: int) -> dict[str,
 
 
 def _plan(backend: Backend) -> dict[str, Any]:
-    try:
-        return selectors.backend_plan(backend.name).payload()
-    except MhError as exc:
-        return {"verdict": "unknown", "because": exc.message, "suggestions": []}
+    found = selectors.backend_plan_or_problems(backend.name)
+    return found.payload() | {"word": VERDICTS[found.verdict]}
 
 
 def chosen_of(request: HttpRequest, names: list[str]) -> str:

@@ -116,10 +116,8 @@ class OptionsForm(forms.Form):
             return None
         if field.kind == "choice":
             return next(each for each in field.choices if text_of(field, each) == value)
-        if field.kind == "gpus":
-            return _numbers(value)
-        if field.kind == "lines":
-            return lines_read(field, value)
+        if field.kind in {"gpus", "lines"}:
+            return _numbers(value) if field.kind == "gpus" else lines_read(field, value)
         if field.words and str(value).isascii() and str(value).isdecimal():
             return int(value)
         return value

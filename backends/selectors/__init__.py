@@ -44,7 +44,7 @@ from backends.selectors.overview import (
     status_for,
     why_not_installed,
 )
-from backends.selectors.plans import backend_plan, machine_now, plan_of
+from backends.selectors.plans import backend_plan, backend_plan_or_problems, machine_now, plan_of
 from backends.selectors.revisions import (
     revision_count,
     revision_difference,
@@ -100,6 +100,7 @@ __all__ = [
     "backend_options",
     "backend_owner_id",
     "backend_plan",
+    "backend_plan_or_problems",
     "backend_starts",
     "backend_target",
     "backend_to_leave",

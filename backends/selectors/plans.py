@@ -15,9 +15,7 @@ from backends import (
 )
 from backends.engines.base import Engine, Problem
 from backends.engines.estimates import Estimate, unknown
-from backends.errors import (
-    UnknownModel,
-)
+from backends.errors import InvalidOptions, UnknownModel
 from backends.lifecycle import State
 from backends.models import (
     Backend,
@@ -61,6 +59,30 @@ def backend_plan(
         expected_seconds=start_seconds_expected(backend, kind),
     )
     return replace(found, problems=tuple(map(_obstacle, problems)))
+
+
+def backend_plan_or_problems(
+    name: str, model: str | None = None, options: dict[str, Any] | None = None
+) -> planning.Plan:
+    """Return the same; where nothing can be worked out of what was given, a plan that says why not.
+
+    Raises:
+        UnknownBackend.
+    """
+    backend = backend_get(name)
+    try:
+        return backend_plan(name, model, options)
+    except (UnknownModel, InvalidOptions) as exc:
+        option = (exc.param or "").removeprefix("options.") or None
+        obstacle = planning.Obstacle(message=exc.message, option=option, code=exc.code)
+        wanted = model or (options or {}).get("model") or ""
+        return planning.Plan(
+            backend=backend.name,
+            model=str(wanted),
+            verdict=planning.Verdict.UNKNOWN,
+            because="",
+            problems=(obstacle,),
+        )
 
 
 def _obstacle(problem: Problem) -> planning.Obstacle:

@@ -22,7 +22,7 @@ def _context(request: HttpRequest, actor: Actor) -> dict[str, Any] | None:
     return {
         "mode": now.mode,
         "server_account": now.server_account,
-        "accounts": [{"name": each.name, "kind": each.kind} for each in accounts.values()],
+        "accounts": [{"name": each.name, "kind": each.kind} for each in accounts],
     }
 
 

@@ -29,7 +29,12 @@ export class Configuration {
       const place = this.form.querySelector(`[data-option="${CSS.escape(about.name)}"]`);
       this.options.set(about.name, new Option(place, about, config.values[about.name]));
     }
-    this.plan = new PlanView(hook(root, "plan"), this.url, (options) => this.suggest(options), (found) => this.problems(found));
+    this.plan = new PlanView(hook(root, "plan"), {
+      url: this.url,
+      verdicts: config.verdicts,
+      suggest: (options) => this.suggest(options),
+      problems: (found) => this.problems(found),
+    });
     this.dialog = new DiffDialog(hook(document, "diff"));
     this.refresh = refresher();
     this.listen();
@@ -89,7 +94,7 @@ export class Configuration {
     const { dirty, running } = this;
     const count = dirty.length;
     const { title } = this.config;
-    const idle = running ? `${title} runs with what is saved, unless it says otherwise above.` : `${title} does not run; what is saved counts from its next start.`;
+    const idle = running ? "No unsaved changes." : `No unsaved changes. ${title} does not run: what is saved counts from its next start.`;
     write(hook(this.form, "bar-text"), count ? `${count} unsaved ${count === 1 ? "change" : "changes"}` : idle);
     hook(this.form, "bar").dataset.dirty = count ? "yes" : "no";
     show(hook(this.form, "discard"), count > 0, () => hook(this.form, "save"));

@@ -6,15 +6,9 @@ import { bytes, duration } from "../mh/format.js";
 
 /** Milliseconds without a key before the plan is asked for. */
 const QUIET = 300;
-const VERDICTS = {
-  fits: ["Fits", "good"],
-  fits_after_release: ["Fits once others give way", "warn"],
-  does_not_fit: ["Does not fit", "bad"],
-  unknown: ["Cannot be said", "off"],
-};
+const TONES = { fits: "good", fits_after_release: "warn", does_not_fit: "bad", unknown: "off" };
 const PARTS = [
   ["others", "Others"],
-  ["leaving", "Given back"],
   ["weights", "Weights"],
   ["kv", "KV cache"],
   ["other", "Engine"],
@@ -40,9 +34,11 @@ function memoryOf(plan, { free, freed, total, takes, needs }) {
 }
 
 export class PlanView {
-  constructor(root, url, suggest, problems) {
+  /** `suggest(options)` puts them into the form; `problems(found)` shows them there. */
+  constructor(root, { url, verdicts, suggest, problems }) {
     this.root = root;
     this.url = url;
+    this.verdicts = verdicts;
     this.suggest = suggest;
     this.problems = problems;
     this.asked = null;
@@ -73,25 +69,24 @@ export class PlanView {
     const running = new AbortController();
     this.running = running;
     try {
-      this.render(await call("POST", `${this.url}/plan`, { options: this.options }, { signal: running.signal }));
+      this.render(await call("POST", `${this.url}/plan?problems=true`, { options: this.options }, { signal: running.signal }));
     } catch (error) {
-      if (error.name !== "AbortError") {
-        this.render({ verdict: "unknown", because: error.message, gpus: [], suggestions: [], problems: [], releases: [] });
-      }
       if (error.name === "AbortError") {
         return;
       }
+      const blame = error.param?.startsWith("options.") ? error.param.slice("options.".length) : error.param;
+      const problems = [{ message: error.message, option: blame ?? null }];
+      this.render({ verdict: "unknown", because: "", gpus: [], suggestions: [], problems, releases: [] });
     }
     this.root.removeAttribute("aria-busy");
     show(hook(this.root, "plan-waiting"), false);
   }
 
   render(plan) {
-    const [word, tone] = VERDICTS[plan.verdict] ?? [plan.verdict, "off"];
     const tag = hook(this.root, "plan-verdict");
     this.root.dataset.verdict = plan.verdict;
-    tag.dataset.tone = tone;
-    tell(tag, word);
+    tag.dataset.tone = TONES[plan.verdict] ?? "off";
+    tell(tag, this.verdicts[plan.verdict] ?? plan.verdict);
     write(hook(this.root, "plan-because"), plan.because);
     this.renderBars(plan);
     hook(this.root, "plan-facts").replaceChildren(...this.facts(plan).map((text) => make("li", {}, text)));
@@ -165,7 +160,7 @@ export class PlanView {
   renderLegend(plan) {
     const legend = hook(this.root, "plan-legend");
     const amounts = plan && { weights: plan.weights, kv: plan.kv_cache, other: plan.other };
-    const drawn = new Set([...this.root.querySelectorAll("[data-part]")].map(({ dataset }) => dataset.part));
+    const drawn = new Set([...this.root.querySelectorAll(".mh-memory__part")].map(({ dataset }) => dataset.part));
     const each = plan?.gpus?.length > 1 ? " each" : "";
     legend.replaceChildren(
       ...PARTS.filter(([name]) => drawn.has(name)).map(([name, word]) =>
