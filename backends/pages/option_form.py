@@ -87,8 +87,7 @@ class OptionsForm(forms.Form):
         for field in self.described:
             if field.name not in self.errors:
                 self._take(field, cleaned)
-        if not self.errors:
-            self._check()
+        self._check()
         return cleaned
 
     def _take(self, field: OptionField, cleaned: Mapping[str, Any]) -> None:
@@ -134,7 +133,8 @@ class OptionsForm(forms.Form):
             for error in exc.errors(include_url=False, include_input=False):
                 name = str(error["loc"][0]) if error["loc"] else None
                 where = name if name in self.fields else None
-                self.add_error(where, f"{error['msg']}.")
+                if where not in self.errors:
+                    self.add_error(where, f"{error['msg']}.")
 
 
 def choices_of(field: OptionField) -> list[tuple[str, str]]:
