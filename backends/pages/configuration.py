@@ -97,6 +97,9 @@ def config_of(backend: Backend, form: OptionsForm) -> dict[str, Any]:
         "secrets": dict(form.secrets_set),
         "fields": [asdict(field) | {"most": form.most(field)} for field in form.described],
         "models": _models(backend),
+        "titles": {
+            row.name: selectors.backend_engine(row).title for row in selectors.backend_list()
+        },
         "verdicts": VERDICTS,
     }
 

@@ -31,6 +31,7 @@ export class Configuration {
     }
     this.plan = new PlanView(hook(root, "plan"), {
       url: this.url,
+      titles: config.titles,
       verdicts: config.verdicts,
       suggest: (options) => this.suggest(options),
       problems: (found) => this.problems(found),

@@ -35,9 +35,10 @@ function memoryOf(plan, { free, freed, total, takes, needs }) {
 
 export class PlanView {
   /** `suggest(options)` puts them into the form; `problems(found)` shows them there. */
-  constructor(root, { url, verdicts, suggest, problems }) {
+  constructor(root, { url, titles, verdicts, suggest, problems }) {
     this.root = root;
     this.url = url;
+    this.titles = titles;
     this.verdicts = verdicts;
     this.suggest = suggest;
     this.problems = problems;
@@ -85,8 +86,9 @@ export class PlanView {
   render(plan) {
     const tag = hook(this.root, "plan-verdict");
     this.root.dataset.verdict = plan.verdict;
-    tag.dataset.tone = TONES[plan.verdict] ?? "off";
-    tell(tag, this.verdicts[plan.verdict] ?? plan.verdict);
+    const alone = plan.verdict === "fits_after_release" && plan.releases.every((name) => name === plan.backend);
+    tag.dataset.tone = alone ? "good" : (TONES[plan.verdict] ?? "off");
+    tell(tag, alone ? "Fits after a restart" : (this.verdicts[plan.verdict] ?? plan.verdict));
     write(hook(this.root, "plan-because"), plan.because);
     this.renderBars(plan);
     hook(this.root, "plan-facts").replaceChildren(...this.facts(plan).map((text) => make("li", {}, text)));
@@ -96,8 +98,9 @@ export class PlanView {
 
   facts(plan) {
     const found = [];
-    if (plan.releases?.length) {
-      found.push(`Gives way first: ${plan.releases.join(", ")}`);
+    const others = (plan.releases ?? []).filter((name) => name !== plan.backend);
+    if (others.length) {
+      found.push(`Gives way first: ${others.map((name) => this.titles[name] ?? name).join(", ")}`);
     }
     if (plan.context_length) {
       const most = plan.context_fits ? `; ${plan.context_fits} would fit` : "";
