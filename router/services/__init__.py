@@ -13,7 +13,7 @@ from router.services.accounts import (
 )
 from router.services.admission import Admitted, OpenAICall, admit
 from router.services.chatting import chat, chat_admitted, chat_admitted_complete, chat_complete
-from router.services.deployment import deployment_import
+from router.services.deployment import deployment_import, deployment_set
 from router.services.embedding import embed_admitted
 from router.services.entries import model_entry_create, model_entry_delete, model_entry_update
 from router.services.openai_formats import relay, relay_complete
@@ -33,6 +33,7 @@ __all__ = [
     "chat_admitted_complete",
     "chat_complete",
     "deployment_import",
+    "deployment_set",
     "embed_admitted",
     "model_entry_create",
     "model_entry_delete",
