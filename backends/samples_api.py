@@ -9,6 +9,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts.errors import Invalid
+from accounts.lists import query_check
 from accounts.permissions import Permission
 from accounts.requests import actor_of
 from audit import access
@@ -30,10 +31,10 @@ def samples_asked(data: Any) -> dict[str, Any]:
     since = asked["since"].timestamp() if "since" in asked else until - FINE.kept
     if since >= until:
         msg = "since must be before until, and not in the future."
-        raise Invalid(msg, param="since")
+        raise Invalid(msg, code="invalid_time_range", param="since")
     if until - since > QUARTERS.reaches:
         msg = "Samples are kept for 30 days: ask for no longer time than that."
-        raise Invalid(msg, param="since")
+        raise Invalid(msg, code="invalid_time_range", param="since")
     return {
         "now": now,
         "since": since,
@@ -54,5 +55,6 @@ class SamplesView(APIView):
     def get(self, request: Request) -> Response:
         """Return memory, load and power of GPUs, and requests, tokens and times of engines, over time."""
         access.require(actor_of(request), Permission.STATUS_READ)
-        asked = samples_asked(request.query_params)
+        query_check(request, list(serializers.SamplesQuery().fields))
+        asked = samples_asked(request.query_params.dict())
         return Response(selectors.samples_between(**asked))

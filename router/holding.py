@@ -31,7 +31,7 @@ from backends.selectors import Wait
 from router import selectors
 from router.breaker import Breaker
 from router.errors import NoRoute
-from router.events import QueuedEvent
+from router.events import QueuedEvent, Tried
 from router.providers.base import Waits
 from router.providers.openai_stream import broken_off, says_nothing
 from router.selectors import Resolved, ResolvedChain
@@ -107,6 +107,8 @@ class Waiting:
         #: The target this request tries while its circuit is half open.
         self._trying: Hashable = None
         self._failure: MhError | None = None
+        #: Those of the chain that were given up, in their order.
+        self.tried: list[Tried] = []
         #: The first piece of the answer, and what brings the rest, once ``until_open`` has ended.
         self.first: Any = None
         self.rest: AsyncIterator[Any] = _nothing()
@@ -200,6 +202,15 @@ class Waiting:
             self._trying = found.key
             return max(rest, _PAUSE_SECONDS * 2.0 ** (tries - 1) * random.uniform(0.75, 1.25))  # noqa: S311
         self._spent.add(found.key)
+        route = found.route
+        self.tried.append(
+            Tried(
+                entry=route.entry or "",
+                provider=route.provider,
+                model=route.model,
+                message=exc.message,
+            )
+        )
         return 0.0
 
     async def until_leased(self, stack: AsyncExitStack) -> AsyncGenerator[QueuedEvent, None]:

@@ -116,6 +116,11 @@ def registry(user: User | None = None) -> Registry:
     return roles.registry(entries)
 
 
+def site_role_names() -> set[str]:
+    """Return the roles for which the site has set something."""
+    return set(Role.objects.values_list("name", flat=True))
+
+
 def _site_roles() -> _Roles:
     chains: dict[str, list[str]] = {}
     for role, entry in RoleLink.objects.values_list("role_id", "entry_id"):

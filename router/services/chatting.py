@@ -9,6 +9,7 @@ from django.conf import settings
 from accounts.actors import Actor
 from accounts.errors import MhError
 from router.events import ChatEvent, ChatResult, DoneEvent, ErrorEvent, StartEvent
+from router.holding import Waiting
 from router.providers.base import ChatCall, Delta, Finished, Waits
 from router.schemas import ChatRequest, Message
 from router.selectors import Resolved
@@ -64,7 +65,7 @@ async def _answered(admitted: Admitted[ChatRequest]) -> AsyncGenerator[ChatEvent
                     yield queued
                 meter.piece()
                 started = True
-                yield _start(waiting.found, actor, shape)
+                yield _start(waiting, actor, shape)
                 delta: Delta | None = waiting.first
                 while not (delta is None or isinstance(delta, Finished | Waits)):
                     came(meter, delta)
@@ -123,7 +124,8 @@ async def _whole(answered: AsyncGenerator[ChatEvent, None]) -> ChatResult:
     return answer.result()
 
 
-def _start(found: Resolved, actor: Actor, shape: Shape) -> StartEvent:
+def _start(waiting: Waiting, actor: Actor, shape: Shape) -> StartEvent:
+    found = waiting.found
     event = StartEvent(
         type="start",
         model=found.route.model,
@@ -131,6 +133,10 @@ def _start(found: Resolved, actor: Actor, shape: Shape) -> StartEvent:
         backend=found.route.backend or None,
         request_id=actor.request_id,
     )
+    if found.route.entry:
+        event["entry"] = found.route.entry
+    if waiting.tried:
+        event["tried"] = waiting.tried
     if shape.trimmed:
         event["trimmed"] = shape.trimmed
     return event

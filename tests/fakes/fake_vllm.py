@@ -26,6 +26,7 @@ Behaviours (``--behaviour`` may be given several times). Of answers:
 ``reasoning``        thinks before it answers (``delta.reasoning``)
 ``reasoning-old``    the same as older engines name it (``delta.reasoning_content``)
 ``tool``             answers with a tool call
+``echo``             answers with the last message's own text, in pieces of a few characters, as tokens are
 ``think``            reasoning in the text, between tags, as without a reasoning parser
 ``think-open``       the same without the opening tag, as where the template has opened it
 ``format-ignored``   answers in words whatever ``response_format`` says; with ``=once`` only until it is told
@@ -757,7 +758,7 @@ class Answer:
 
     def _words(self, count: int) -> list[str]:
         behaviour = self.fake.behaviour
-        words = words_for(self.body, count)
+        words = echoed(self.body) if behaviour.has("echo") else words_for(self.body, count)
         ignored = (
             behaviour.text("format-ignored", "always") if behaviour.has("format-ignored") else ""
         )
@@ -848,6 +849,8 @@ class Answer:
             if self.fake.behaviour.has(key):
                 name = "reasoning" if key == "reasoning" else "reasoning_content"
                 for word in ("Let ", "me ", "think."):
+                    if self.fake.token_delay:
+                        await asyncio.sleep(self.fake.token_delay)
                     yield {name: word}
         if self.calls_tool:
             for call in TOOL_CALL_DELTAS:
@@ -967,6 +970,13 @@ def prompt_text(body: dict[str, Any]) -> str:
 
 def prompt_tokens(body: dict[str, Any]) -> int:
     return len(prompt_text(body).split()) + 8
+
+
+def echoed(body: dict[str, Any]) -> list[str]:
+    """Return what the last message says, cut where tokens might be."""
+    last = body.get("messages", [{}])[-1:]
+    text = prompt_text({"messages": last} if "messages" in body else body)
+    return [text[at : at + 5] for at in range(0, len(text), 5)]
 
 
 def words_for(body: dict[str, Any], count: int) -> list[str]:

@@ -60,6 +60,11 @@ async def test_several_chats_share_a_socket(site: Site, socket: ClientConnection
     assert len(requests) == 3
 
 
+async def test_a_ping_is_answered_while_nothing_else_is_said(socket: ClientConnection) -> None:
+    await send(socket, type="ping")
+    assert await receive(socket) == {"type": "pong"}
+
+
 async def test_a_cancelled_chat_stops_in_the_engine_and_the_others_go_on(
     site: Site, socket: ClientConnection
 ) -> None:

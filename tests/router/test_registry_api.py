@@ -290,6 +290,20 @@ def test_an_owner_can_save_without_a_check_and_is_told(boss: Api, asked: dict[st
     assert "Nobody answers." in tried["check"]["message"]
 
 
+def test_credentials_can_be_tried_without_being_saved(boss: Api, asked: dict[str, Any]) -> None:
+    status, tried = boss.ask("POST", "/api/providers", {**ACCOUNT, "save": False})
+    assert (status, tried["check"]["message"]) == (200, "The key works.")
+    assert not ProviderAccount.objects.exists()
+    boss.ask("POST", "/api/providers", ACCOUNT)
+    before = ProviderAccount.objects.get()
+    change = {"settings": {"maxTokensField": "max_tokens"}, "save": False}
+    status, tried = boss.ask("PATCH", "/api/providers/openrouter", change)
+    assert (status, tried["settings"]["maxTokensField"]) == (200, "max_tokens")
+    after = ProviderAccount.objects.get()
+    assert (after.settings, after.updated_at) == (before.settings, before.updated_at)
+    assert asked["keys"] == [KEY] * 3
+
+
 def test_what_cannot_be_tried_is_not_called_good(boss: Api, asked: dict[str, Any]) -> None:
     asked["answer"] = ""
     status, made = boss.ask("POST", "/api/providers", ACCOUNT)
