@@ -31,7 +31,8 @@ class Surface:
     frame: str = ""
 
     def __str__(self) -> str:
-        return f"{self.path}{f' {self.frame}' if self.frame else '' if self.streams else ' whole'}"
+        more = self.frame or ("in a format" if "response_format" in self.body else "")
+        return " ".join(filter(None, [self.path, more, "" if self.streams else "whole"]))
 
     def leave_later(self, site: Site) -> tuple[Callable[[], Any], Callable[[], None]]:
         """Ask; return what reads a piece of the answer, and what leaves."""
