@@ -130,7 +130,7 @@ ANSWERS: Final[dict[str, dict[str, Any]]] = {
     "roles_set": {"200": ROLE},
     "providers_list": {"200": {**_page(ACCOUNT), "total": 1, "kinds": []}},
     "provider": {"200": ACCOUNT},
-    "providers_create": {"201": ACCOUNT},
+    "providers_create": {"200": ACCOUNT, "201": ACCOUNT},
     "providers_change": {"200": ACCOUNT},
     "providers_check": {"200": ACCOUNT},
     "auth_login": {"200": ME},

@@ -298,6 +298,7 @@ USED: Final = {
     "completion_tokens": 34,
     "reasoning_tokens": None,
     "total_tokens": 46,
+    "estimated": False,
     "queued_ms": 1.2,
     "ttft_ms": 48.5,
     "total_ms": 910.0,

@@ -77,7 +77,7 @@ def _engine_of(row: Backend) -> tuple[Backend, Engine] | None:
 class _RolesOf:
     """Which roles a model answers, for the one who looks."""
 
-    def __init__(self, actor: Actor, active: str) -> None:
+    def __init__(self, actor: Actor, active: str | None) -> None:
         self._entries = registry_payloads.models(actor.user)
         self._active = active
 
