@@ -15,11 +15,11 @@ from accounts.errors import MhError
 from accounts.pages import Page, changed, only, shown
 from accounts.permissions import Permission, is_allowed
 from backends import inventory, selectors, services
-from backends.cards import bytes_text, duration_text
 from backends.engines.base import Engine
 from backends.errors import UnknownBackend
 from backends.models import Backend, Lane, Operation, OperationKind
 from backends.selectors.history import backends_owned
+from backends.words import bytes_text, duration_text
 from router import registry_payloads
 from router.resolution import ACTIVE
 
