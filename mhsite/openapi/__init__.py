@@ -22,6 +22,7 @@ TAGS: Final = (
     ("/api/models", "models", "The registry's models, of the site and one's own."),
     ("/api/roles", "roles", "Roles and their chains of models."),
     ("/api/providers", "providers", "Accounts at providers; credentials are only written."),
+    ("/api/deployment", "providers", "Accounts at providers; credentials are only written."),
     ("/api/auth/", "sign-in", "Sign in and out."),
     ("/api/users", "people", "Users and their API tokens."),
     ("/api/tokens", "people", "Users and their API tokens."),

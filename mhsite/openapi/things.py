@@ -67,6 +67,7 @@ AVAILABLE: Final = {
     "tokens_per_second": 212.4,
     "requests_running": 3,
     "requests_waiting": 0,
+    "revision": 2,
     "reason": "",
     "failure": "",
 }
@@ -111,6 +112,7 @@ DETECTED: Final = {
 }
 CONFIG: Final = {
     "backend": "vllm",
+    "revision": 2,
     "options": {"model": MODEL, "gpuMemoryUtilization": 0.9},
     "secrets": {"apiKey": True},
     "auto_start": False,
@@ -148,6 +150,7 @@ PLAN: Final = {
         }
     ],
     "suggestions": [],
+    "problems": [],
     "expected_seconds": 42.0,
 }
 DISK_MODEL: Final = {
@@ -198,6 +201,18 @@ STARTUP: Final = {
     "active": "vllm",
     "auto_start": {"ollama": False, "vllm": True},
 }
+REVISION: Final = {
+    "number": 2,
+    "created_at": TIME,
+    "created_by": "owner",
+    "request_id": REQUEST_ID,
+    "restored": None,
+    "options": {"gpuMemoryUtilization": 0.8},
+    "changes": [
+        {"option": "gpuMemoryUtilization", "before": 0.9, "after": 0.8, "secret": False},
+    ],
+}
+DEPLOYMENT: Final = {"mode": "local", "server_account": ""}
 AVAILABILITY: Final = {"state": "available", "message": ""}
 ENTRY: Final = {
     "id": "night.persona",
@@ -298,6 +313,7 @@ USED: Final = {
     "completion_tokens": 34,
     "reasoning_tokens": None,
     "total_tokens": 46,
+    "estimated": False,
     "queued_ms": 1.2,
     "ttft_ms": 48.5,
     "total_ms": 910.0,

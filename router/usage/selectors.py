@@ -239,3 +239,8 @@ def quota_of(user: User) -> UserQuota | None:
 def quotas_set() -> QuerySet[UserQuota]:
     """Return every quota that is set, by user."""
     return UserQuota.objects.select_related("user").order_by("user__username")
+
+
+def quota_list() -> list[QuotaPayload]:
+    """Return every quota that is set, as clients see it."""
+    return [quota_payload(row.user, row) for row in quotas_set()]

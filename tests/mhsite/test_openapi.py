@@ -96,7 +96,7 @@ def test_what_makes_an_operation_takes_a_key_and_waits(document: Found) -> None:
         for label, operation in operations(document)
         if "202" in operation["responses"]
     }
-    assert len(found) == 9
+    assert len(found) == 10
     for label, names in found.items():
         assert "wait" in names, label
         assert ("Idempotency-Key" in names) == ("cancel" not in label), label
