@@ -125,6 +125,10 @@ def _messages(asked: OpenAIResponse) -> list[dict[str, Any]]:
         return [*messages, {"role": "user", "content": asked.input}]
     for index, item in enumerate(asked.input):
         _add(messages, item, f"input[{index}]")
+    if not messages:
+        raise InvalidRequest(
+            "input has nothing to answer: add a message.", code="nothing_to_answer", param="input"
+        )
     return messages
 
 

@@ -45,6 +45,7 @@ REASONS: Final = {
     "max_tokens_too_large",
     "model_not_offered",
     "not_supported",
+    "nothing_to_answer",
     "secret_needed",
     "unknown_model",
     "unknown_provider",

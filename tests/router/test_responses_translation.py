@@ -148,6 +148,12 @@ def test_a_kind_that_is_no_text_is_refused_by_its_place(odd: Any) -> None:
     assert "detail" not in part["image_url"]
 
 
+def test_thoughts_alone_are_nothing_to_answer() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        chat_fields(asked([{"type": "reasoning", "summary": []}]))
+    assert (caught.value.code, caught.value.param) == ("nothing_to_answer", "input")
+
+
 def test_a_stream_has_every_event_in_its_order() -> None:
     found = written(
         START,
