@@ -52,7 +52,7 @@ def test_a_model_says_its_facts_and_one_in_memory_can_be_neither_served_nor_dele
     browser: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = {"ollama": [model("small:1b"), model("busy:1b", loaded=True)], "vllm": []}
-    monkeypatch.setattr(inventory, "model_list", lambda name, _query: found[name])
+    monkeypatch.setattr(inventory, "model_list", lambda name, _query: found.get(name, []))
     html = shown(browser)
     small, busy = (
         html.split(f'data-model="{name}"')[1].split("</tr>")[0] for name in ("small:1b", "busy:1b")
