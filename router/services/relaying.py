@@ -57,7 +57,7 @@ async def relay(
                 yield first
             rest = waiting.rest
             if write is not None and isinstance(rest, Frames):
-                while await rest.pour(passed.on_to(write)):
+                while await rest.pour(passed.on_to(write), plain=passed.counted(write)):
                     yield b""
             else:
                 async for frame in rest:
@@ -90,6 +90,15 @@ class _Passed:
     def on_to(self, write: Write) -> Write:
         """Return what counts a frame and writes it."""
         return lambda frame: not (piece := self.count(frame)) or write(piece)
+
+    def counted(self, write: Write) -> Write:
+        """Return what writes a frame that is one piece, in which there is nothing to see."""
+
+        def take(frame: bytes) -> bool:
+            self._meter.pieces += 1
+            return write(frame)
+
+        return take
 
 
 def _sender(admitted: Admitted[OpenAICall], meter: Meter, tail: Tail) -> Send:
