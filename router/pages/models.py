@@ -45,7 +45,7 @@ def models(request: HttpRequest, actor: Actor) -> HttpResponse:
     mine = [row for row in selectors.backend_list() if _may(actor, row)]
     engines = [found for row in mine if (found := _engine_of(row)) is not None]
     status = selectors.status()
-    roles = _RolesOf(actor, status["active"]["backend"])
+    roles = _RolesOf(actor, status["active"]["backend"] or "")
     groups = [_group(row, engine, status, roles, query) for row, engine in engines]
     context = {
         "query": query,

@@ -27,10 +27,8 @@ export class Composer {
     this.prompt.addEventListener("input", () => this.typed());
     this.prompt.addEventListener("paste", (event) => this.take(event.clipboardData?.files ?? []));
     hook(root, "stop").addEventListener("click", () => this.onstop());
-    hook(root, "attach").addEventListener("change", (event) => {
-      this.take(event.target.files);
-      event.target.value = "";
-    });
+    // On its way down: the theme listens to every file input, and takes each for one of its own.
+    root.addEventListener("change", (event) => this.chosen(event), { capture: true });
   }
 
   label() {
@@ -39,6 +37,14 @@ export class Composer {
     hook(this.root, "prompt-label").setAttribute("for", this.prompt.id);
     hook(this.root, "hint").id = `chat-hint-${count}`;
     this.prompt.setAttribute("aria-describedby", `chat-hint-${count}`);
+  }
+
+  chosen(event) {
+    if (event.target === hook(this.root, "attach")) {
+      event.stopPropagation();
+      this.take(event.target.files);
+      event.target.value = "";
+    }
   }
 
   pressed(event) {
