@@ -50,9 +50,7 @@ def usage(request: HttpRequest, actor: Actor) -> HttpResponse:
 def _page(request: HttpRequest, actor: Actor, **more: Any) -> HttpResponse:
     sees_all = selectors.sees_all(actor)
     own = _own(actor)
-    others = (
-        [row for row in selectors.quota_list() if row["user"] != own["user"]] if sees_all else []
-    )
+    others = selectors.quotas_set().exclude(user=actor.user) if sees_all else []
     asked = _asked(request, sees_all=sees_all)
     records = selectors.records(actor, asked["filters"])
     days = selectors.summary(records, "day")
@@ -67,7 +65,7 @@ def _page(request: HttpRequest, actor: Actor, **more: Any) -> HttpResponse:
         "total": _total(rows),
         "records": [selectors.record_payload(row) for row in records.order_by("-id")[:ROWS_MAX]],
         "own": _quota(own),
-        "quotas": [_quota(row) for row in others],
+        "quotas": [_quota(selectors.quota_payload(row.user, row)) for row in others],
         "users": people.usernames() if sees_all else [],
         **(_quota_form(request.GET["quota"]) if sees_all and request.GET.get("quota") else {}),
         "config": {"days": _every_day(days, asked["period"])},
