@@ -34,6 +34,41 @@ SECTIONS: Final = ("System", "Models", "Records", "People")
 
 
 @dataclass(frozen=True)
+class Section:
+    """What one room adds to a page of a room below it, which does not know of it.
+
+    Attributes:
+        page: name of the page.
+        template: included there; gets what ``context`` returns as ``section``.
+        context: given the request and the actor; None where there is nothing for them.
+        actions: further paths, as those of a ``Page``.
+    """
+
+    page: str
+    template: str
+    context: Callable[[HttpRequest, Actor], dict[str, Any] | None]
+    actions: tuple[tuple[str, str, Callable[..., HttpResponse]], ...] = ()
+
+
+_sections: Final[list[Section]] = []
+
+
+def contribute(*sections: Section) -> None:
+    """Add ``sections`` to their pages: called once, when the room's app is ready."""
+    _sections.extend(section for section in sections if section not in _sections)
+
+
+def sections_of(page: str, request: HttpRequest, actor: Actor) -> list[dict[str, Any]]:
+    """Return what other rooms add to ``page`` for whom asks: ``template`` and ``section`` of each."""
+    found = [
+        {"template": each.template, "section": each.context(request, actor)}
+        for each in _sections
+        if each.page == page
+    ]
+    return [each for each in found if each["section"] is not None]
+
+
+@dataclass(frozen=True)
 class Page:
     """One page of the settings.
 
@@ -70,9 +105,13 @@ class Page:
             path(self.path, gate(self.view), name=self.name),
             *(
                 path(f"{self.path}{rest}", gate(view), name=name)
-                for name, rest, view in self.actions
+                for name, rest, view in (*self.actions, *self._contributed)
             ),
         ]
+
+    @property
+    def _contributed(self) -> list[tuple[str, str, Callable[..., HttpResponse]]]:
+        return [action for each in _sections if each.page == self.name for action in each.actions]
 
     def is_for(self, request: HttpRequest) -> bool:
         """Return whether the sidebar shows it to the one signed in."""

@@ -18,12 +18,10 @@ from backends.answering import (
     KEY,
     OPERATION,
     WAIT,
-    keyed,
     operated,
     parsed,
     query_flag,
     require_operator,
-    wait_seconds,
 )
 from backends.models import Operation
 
@@ -182,43 +180,6 @@ class ServedModelView(APIView):
         return operated(request, actor, lambda by: services.backend_change_model(actor=by, **asked))
 
 
-class ConfigView(APIView):
-    """The options of a backend."""
-
-    @extend_schema(responses=serializers.ConfigResponse, operation_id="backend_config")
-    def get(self, request: Request, name: str) -> Response:
-        """Return the options, their schema, and which secrets are set."""
-        require_operator(request, name, Permission.BACKENDS_OPERATE)
-        return Response(selectors.backend_config(selectors.backend_get(name)))
-
-    @extend_schema(
-        request=serializers.ConfigRequest,
-        responses={200: serializers.ConfigResponse},
-        parameters=[WAIT, KEY],
-        operation_id="backend_configure",
-    )
-    def patch(self, request: Request, name: str) -> Response:
-        """Change options; with ``apply`` what runs gets them, restarted only where one needs that."""
-        actor = actor_of(request)
-        services.operate_check(actor=actor, name=name)
-        body = parsed(serializers.ConfigRequest, request)
-        wait, by = wait_seconds(request), keyed(request, actor)
-        row = services.operation_repeated(by)
-        if row is None:
-            backend = selectors.backend_get(name)
-            if body["options"]:
-                backend = services.backend_configure(actor=by, name=name, options=body["options"])
-            if body["apply"] and selectors.backend_is_running(backend):
-                row = services.operation_once(
-                    actor=by, ask=lambda: services.backend_apply(actor=by, name=name)
-                )
-        answer = selectors.backend_config(selectors.backend_get(name))
-        if row is not None:
-            row = selectors.operation_wait(str(row.pk), wait)
-            answer["operation"] = selectors.operation_payload(row)
-        return Response(answer)
-
-
 class ModelsView(ListView):
     """The models on this machine."""
 
@@ -288,14 +249,25 @@ class PlanView(APIView):
     @extend_schema(
         request=serializers.StartRequest,
         responses={200: serializers.PlanResponse},
+        parameters=[
+            OpenApiParameter(
+                "problems",
+                OpenApiTypes.BOOL,
+                description="tell what is wrong with the model or an option as `problems` of an unknown plan",
+            )
+        ],
         operation_id="backend_plan",
     )
     def post(self, request: Request, name: str) -> Response:
         """Say whether the backend would fit, with the numbers and what would help; changes nothing."""
         require_operator(request, name, Permission.BACKENDS_OPERATE)
         body = parsed(serializers.StartRequest, request)
-        plan = selectors.backend_plan(name, body.get("model"), body.get("options"))
-        return Response(plan.payload())
+        plan = (
+            selectors.backend_plan_or_problems
+            if query_flag(request, "problems")
+            else selectors.backend_plan
+        )
+        return Response(plan(name, body.get("model"), body.get("options")).payload())
 
 
 class LogsView(APIView):

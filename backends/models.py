@@ -22,6 +22,8 @@ class Backend(models.Model):
     options = models.JSONField(default=dict, blank=True)
     #: Fernet token over a JSON object of the secret options.
     secrets = models.TextField(default="", blank=True)
+    #: Number of the newest ``ConfigRevision``; 0 before the first change.
+    revision = models.PositiveIntegerField(default=0)
     auto_start = models.BooleanField(default=False)
     #: The options that the last start was made with: what it takes to have the same again.
     started_options = models.JSONField(null=True, blank=True)
@@ -47,6 +49,36 @@ class Backend(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class ConfigRevision(models.Model):
+    """The options of a backend as somebody left them. Of secrets only that they changed."""
+
+    backend = models.ForeignKey(Backend, on_delete=models.CASCADE, related_name="revisions")
+    #: Counts up per backend; 0 is what was configured before the first change.
+    number = models.PositiveIntegerField()
+    #: ``Backend.options`` from then on.
+    options = models.JSONField(default=dict, blank=True)
+    #: ``[{"option", "before", "after"}]``, defaults said aloud; of a secret ``{"option", "secret": true,
+    #: "before": bool, "after": bool}``: whether it was set.
+    changes = models.JSONField(default=list, blank=True)
+    #: Number of the revision that was restored by this one.
+    restored = models.PositiveIntegerField(null=True, blank=True)
+    created_at = models.DateTimeField()
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
+    )
+    created_by_name = models.CharField(max_length=150, default="", blank=True)
+    request_id = models.CharField(max_length=128, default="", blank=True)
+
+    class Meta:
+        ordering = ["-number"]
+        constraints = [
+            models.UniqueConstraint(fields=["backend", "number"], name="one_revision_per_number")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.backend_id} options {self.number}"
 
 
 class Switchboard(models.Model):
@@ -96,13 +128,15 @@ class OperationKind(models.TextChoices):
     UNLOAD = "unload"
     PULL = "pull"
     DELETE = "delete"
+    #: Bring the engine itself onto this machine.
+    INSTALL = "install"
 
 
 class Lane(models.TextChoices):
     """What operations stand in each other's way: one of each lane runs per GPU machine."""
 
     GPU = "gpu"
-    #: Downloads and deletions of models: nobody waits hours for them to move the GPU.
+    #: Downloads and deletions of models, and installations: nobody waits hours for them to move the GPU.
     MODELS = "models"
 
 
@@ -115,7 +149,7 @@ SERVING_KINDS = (
     OperationKind.APPLY,
 )
 #: Kinds of operations that leave the GPU alone.
-MODELS_KINDS = (OperationKind.PULL, OperationKind.DELETE)
+MODELS_KINDS = (OperationKind.PULL, OperationKind.DELETE, OperationKind.INSTALL)
 
 
 class Operation(models.Model):

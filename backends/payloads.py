@@ -47,6 +47,8 @@ class AvailablePayload(TypedDict):
     requests_waiting: int
     reason: str
     failure: str
+    #: Of its options: it moves when somebody changes them.
+    revision: int
 
 
 class DetectedPayload(TypedDict):
@@ -77,6 +79,20 @@ class StartupPayload(TypedDict):
     behavior: str
     active: str | None
     auto_start: dict[str, bool]
+
+
+class RevisionPayload(TypedDict):
+    """The options of a backend as somebody left them."""
+
+    number: int
+    #: Those that differed from the defaults; secrets are not among them.
+    options: dict[str, Any]
+    changes: list[dict[str, Any]]
+    #: Number of the revision it restored.
+    restored: int | None
+    created_at: str
+    created_by: str
+    request_id: str
 
 
 class StepPayload(TypedDict):

@@ -7,6 +7,10 @@ from rest_framework import serializers
 
 from accounts.strict import StrictSerializer
 
+_REVISION = (
+    "the newest you know of: 409 when there is a newer one; the header If-Match says the same"
+)
+
 
 class StartRequest(StrictSerializer):
     """What to start; both parts are optional."""
@@ -39,6 +43,18 @@ class ConfigRequest(StrictSerializer):
 
     options = serializers.DictField(required=False, default=dict)
     apply = serializers.BooleanField(required=False, default=False)
+    revision = serializers.IntegerField(
+        required=False, min_value=0, max_value=2**31 - 1, help_text=_REVISION
+    )
+
+
+class RestoreRequest(StrictSerializer):
+    """How to go back to a revision."""
+
+    apply = serializers.BooleanField(required=False, default=False)
+    revision = serializers.IntegerField(
+        required=False, min_value=0, max_value=2**31 - 1, help_text=_REVISION
+    )
 
 
 class ConfigResponse(serializers.Serializer[Any]):
@@ -48,8 +64,30 @@ class ConfigResponse(serializers.Serializer[Any]):
     options = serializers.DictField()
     secrets = serializers.DictField(child=serializers.BooleanField())
     auto_start = serializers.BooleanField()
+    revision = serializers.IntegerField(help_text="moves with each change; also the ETag")
     schema = serializers.DictField(help_text="JSON Schema of the options")
     operation = serializers.DictField(required=False, help_text="with apply, where it runs")
+
+
+class RevisionChangeResponse(serializers.Serializer[Any]):
+    """One option of a revision; of a secret only whether it was set."""
+
+    option = serializers.CharField()
+    secret = serializers.BooleanField(required=False)
+    before = serializers.JSONField(allow_null=True)
+    after = serializers.JSONField(allow_null=True)
+
+
+class RevisionResponse(serializers.Serializer[Any]):
+    """The options of a backend as somebody left them."""
+
+    number = serializers.IntegerField(help_text="0: what was configured before the first change")
+    options = serializers.DictField(help_text="those that differed from the defaults; no secrets")
+    changes = RevisionChangeResponse(many=True)
+    restored = serializers.IntegerField(allow_null=True, help_text="the revision it restored")
+    created_at = serializers.DateTimeField()
+    created_by = serializers.CharField()
+    request_id = serializers.CharField()
 
 
 class StepResponse(serializers.Serializer[Any]):
@@ -138,6 +176,7 @@ class AvailableResponse(serializers.Serializer[Any]):
     requests_waiting = serializers.IntegerField(help_text="in the engine's own queue")
     reason = serializers.CharField()
     failure = serializers.CharField()
+    revision = serializers.IntegerField(help_text="of its options")
 
 
 class StatusResponse(serializers.Serializer[Any]):
@@ -289,6 +328,14 @@ class SuggestionResponse(serializers.Serializer[Any]):
     options = serializers.DictField()
 
 
+class ProblemResponse(serializers.Serializer[Any]):
+    """What else stands against a start."""
+
+    message = serializers.CharField()
+    option = serializers.CharField(allow_null=True, help_text="the option at fault, if one is")
+    code = serializers.CharField()
+
+
 class PlanResponse(serializers.Serializer[Any]):
     """Does it fit? Bytes; null for what is not known."""
 
@@ -313,6 +360,7 @@ class PlanResponse(serializers.Serializer[Any]):
     measured = serializers.BooleanField(help_text="known from a past start")
     gpus = PlanGpuResponse(many=True)
     suggestions = SuggestionResponse(many=True)
+    problems = ProblemResponse(many=True)
     expected_seconds = serializers.FloatField(allow_null=True)
 
 

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from backends import api, operations_api
+from backends import api, config_api, operations_api
 from backends.samples_api import SamplesView
 
 _ROOT = "api/llm-backend"
@@ -28,7 +28,18 @@ urlpatterns = [
     path(f"{_ROOT}/<str:name>/start", api.StartView.as_view(), name="backend-start"),
     path(f"{_ROOT}/<str:name>/stop", api.StopView.as_view(), name="backend-stop"),
     path(f"{_ROOT}/<str:name>/restart", api.RestartView.as_view(), name="backend-restart"),
-    path(f"{_ROOT}/<str:name>/config", api.ConfigView.as_view(), name="backend-config"),
+    path(f"{_ROOT}/<str:name>/config", config_api.ConfigView.as_view(), name="backend-config"),
+    path(
+        f"{_ROOT}/<str:name>/revisions",
+        config_api.RevisionsView.as_view(),
+        name="backend-revisions",
+    ),
+    path(
+        f"{_ROOT}/<str:name>/revisions/<int:number>/restore",
+        config_api.RestoreView.as_view(),
+        name="backend-restore",
+    ),
+    path(f"{_ROOT}/<str:name>/install", config_api.InstallView.as_view(), name="backend-install"),
     path(f"{_ROOT}/<str:name>/model", api.ServedModelView.as_view(), name="backend-model"),
     path(f"{_ROOT}/<str:name>/models", api.ModelsView.as_view(), name="backend-models"),
     path(f"{_ROOT}/<str:name>/plan", api.PlanView.as_view(), name="backend-plan"),

@@ -45,7 +45,14 @@ from backends.selectors.overview import (
     status_for,
     why_not_installed,
 )
-from backends.selectors.plans import backend_plan, machine_now, plan_of
+from backends.selectors.plans import backend_plan, backend_plan_or_problems, machine_now, plan_of
+from backends.selectors.revisions import (
+    revision_difference,
+    revision_get,
+    revision_list,
+    revision_payload,
+    revisions,
+)
 from backends.selectors.rows import (
     active_backend,
     backend_answers,
@@ -96,6 +103,7 @@ __all__ = [
     "backend_options",
     "backend_owner_id",
     "backend_plan",
+    "backend_plan_or_problems",
     "backend_starts",
     "backend_target",
     "backend_to_leave",
@@ -124,6 +132,11 @@ __all__ = [
     "operations",
     "options_given",
     "plan_of",
+    "revision_difference",
+    "revision_get",
+    "revision_list",
+    "revision_payload",
+    "revisions",
     "runs_as_asked",
     "sample_values",
     "samples_between",

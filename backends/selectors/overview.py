@@ -223,6 +223,7 @@ def _available(row: Backend, snapshot: dict[str, Any]) -> AvailablePayload:
         requests_waiting=metrics.get("waiting") or 0,
         reason="" if _is_up(row) else found["reason"],  # one that others run need not be installed
         failure=row.failure,
+        revision=row.revision,
     )
 
 

@@ -2,9 +2,19 @@
 
 from typing import Final
 
-from accounts.pages import Page
+from accounts.pages import Page, Section
 from accounts.permissions import Permission
-from router.pages import chat, entries, models, providers, registry_file, roles, tokens, usage
+from router.pages import (
+    chat,
+    deployment,
+    entries,
+    models,
+    providers,
+    registry_file,
+    roles,
+    tokens,
+    usage,
+)
 
 PAGES: Final[tuple[Page, ...]] = (
     chat.PAGE,
@@ -65,3 +75,5 @@ PAGES: Final[tuple[Page, ...]] = (
         actions=(("tokens-revoke", "revoke/", tokens.token_revoke),),
     ),
 )
+#: What stands on pages of other rooms.
+SECTIONS: Final[tuple[Section, ...]] = (deployment.SECTION,)

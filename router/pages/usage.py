@@ -50,7 +50,8 @@ def usage(request: HttpRequest, actor: Actor) -> HttpResponse:
 def _page(request: HttpRequest, actor: Actor, **more: Any) -> HttpResponse:
     sees_all = selectors.sees_all(actor)
     own = _own(actor)
-    others = selectors.quotas_set().exclude(user=actor.user) if sees_all else []
+    set_for = selectors.quotas_set().exclude(user=actor.user) if sees_all else ()
+    others = [selectors.quota_payload(row.user, row) for row in set_for]
     asked = _asked(request, sees_all=sees_all)
     records = selectors.records(actor, asked["filters"])
     days = selectors.summary(records, "day")
@@ -65,7 +66,7 @@ def _page(request: HttpRequest, actor: Actor, **more: Any) -> HttpResponse:
         "total": _total(rows),
         "records": [selectors.record_payload(row) for row in records.order_by("-id")[:ROWS_MAX]],
         "own": _quota(own),
-        "quotas": [_quota(selectors.quota_payload(row.user, row)) for row in others],
+        "quotas": [_quota(row) for row in others],
         "users": people.usernames() if sees_all else [],
         **(_quota_form(request.GET["quota"]) if sees_all and request.GET.get("quota") else {}),
         "config": {"days": _every_day(days, asked["period"])},

@@ -229,6 +229,26 @@ class Relay:
         #: Why the stream is over without being complete, once that is known.
         self.error: MhError | None = None
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is passed on."""
+        return self.complete or self.error is not None
+
+    def is_plain(self, data: bytes) -> bool:
+        """Whether ``data`` is one whole token of a stream, and nothing has to be known of it: most are.
+
+        ``feed`` would return it as it is; neither a reason, nor an error, nor a count is in it.
+        """
+        return (
+            not self._buffer
+            and data.endswith(b"\n\n")
+            and b'"finish_reason":null' in data
+            and data.count(b"finish_reason") == 1
+            and b'"usage"' not in data
+            and b'"error"' not in data
+            and b"[DONE]" not in data
+        )
+
     def feed(self, data: bytes) -> bytes:
         """Return the bytes to pass on now. After an error, or the end marker, nothing more."""
         if self.complete or self.error:
@@ -256,7 +276,8 @@ class Relay:
         return passed
 
     def _block(self, block: bytes) -> bytes:
-        if _is_looked_at(block):
+        # As ``_is_looked_at``: this is done for each token.
+        if b'"error"' in block or b"[DONE]" in block:
             return self._frames(block)
         if not self._finished and _FINISHED.search(block):
             self._finished = True
@@ -264,9 +285,12 @@ class Relay:
 
     def _frames(self, block: bytes) -> bytes:
         """Look at each frame of a block that may hold an error or the end."""
-        passed: list[bytes] = []
-        start = 0
-        for match in _FRAME_END.finditer(block):
+        # Whatever stands before the first of them passes as it is.
+        start = frame_begin(block, _first(block, b'"error"', b"[DONE]"))
+        passed = [block[:start]]
+        if not self._finished and _FINISHED.search(block, 0, start):
+            self._finished = True
+        for match in _FRAME_END.finditer(block, start):
             frame = block[start : match.end()]
             start = match.end()
             # Only such frames, wherever the cuts are: what is passed on must not depend on them.
@@ -299,6 +323,16 @@ class Relay:
 def _is_looked_at(block: bytes) -> bool:
     """Say whether ``block`` may hold an error or the end."""
     return b'"error"' in block or b"[DONE]" in block
+
+
+def _first(block: bytes, *words: bytes) -> int:
+    """Return where the first of ``words`` stands that is in ``block``; at least one is."""
+    return min(at for word in words if (at := block.find(word)) >= 0)
+
+
+def frame_begin(block: bytes, at: int) -> int:
+    """Return where the frame begins, or one of those before it, that has a byte of what is at ``at``."""
+    return _last_frame_end(block[:at])
 
 
 def _last_frame_end(buffer: bytes) -> int:

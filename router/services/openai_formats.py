@@ -23,10 +23,14 @@ _PARAM: Final = "response_format"
 _COUNTS: Final = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
-def relay(admitted: Admitted[OpenAICall]) -> AsyncGenerator[bytes, None]:
+def relay(
+    admitted: Admitted[OpenAICall], write: relaying.Write | None = None
+) -> AsyncGenerator[bytes, None]:
     """Do what ``relaying.relay`` does; ``FormatNotFollowed`` in place of ``[DONE]`` where the format is missed."""
-    frames, wanted = relaying.relay(admitted), admitted.asked.format
-    return frames if wanted is None else _held_against(frames, wanted)
+    wanted = admitted.asked.format
+    if wanted is None:
+        return relaying.relay(admitted, write)
+    return _held_against(relaying.relay(admitted), wanted)
 
 
 async def relay_complete(admitted: Admitted[OpenAICall]) -> bytes:

@@ -148,6 +148,10 @@ class Recorder:
         return [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
 
     def _run(self) -> None:
+        # Late, as ``storing``.
+        from accounts import database
+
+        database.keep_connections()
         pause = self._every
         while True:
             self._some.wait()

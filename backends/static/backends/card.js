@@ -1,7 +1,7 @@
 // One backend: its state, facts, buttons, operation and log.
 
 import { call } from "../mh/api.js";
-import { hook, show, tell, write } from "../mh/dom.js";
+import { hook, make, show, tell, write } from "../mh/dom.js";
 import { bytes, duration, NOTHING, secondsSince } from "../mh/format.js";
 import { OperationView } from "./operation.js";
 
@@ -17,6 +17,18 @@ function memory({ memory: own, standby }) {
   return parts.join(" + ") || NOTHING;
 }
 
+function port(endpoint) {
+  return endpoint ? new URL(endpoint).port || NOTHING : NOTHING;
+}
+
+function inFlight({ in_flight: count, requests_waiting: waiting }) {
+  return waiting ? `${count ?? 0} + ${waiting} waiting` : String(count ?? 0);
+}
+
+function tokens(rate) {
+  return rate === null || rate === undefined ? NOTHING : rate.toFixed(1);
+}
+
 export class Card {
   constructor(root, config, { announce }) {
     this.root = root;
@@ -29,6 +41,7 @@ export class Card {
     for (const form of root.querySelectorAll("form[data-action]")) {
       form.addEventListener("submit", (event) => this.act(event, form));
     }
+    hook(root, "install")?.addEventListener("submit", (event) => this.install(event));
     hook(root, "cancel")?.addEventListener("submit", (event) => this.cancel(event));
     this.watchLog(hook(root, "log"));
   }
@@ -60,9 +73,11 @@ export class Card {
       return;
     }
     const page = new DOMParser().parseFromString(await response.text(), "text/html");
-    const detail = page.querySelector(`section[data-backend="${CSS.escape(this.name)}"] [data-detail]`);
-    if (this.root.dataset.state === "failed") {
-      tell(hook(this.root, "detail"), detail?.textContent);
+    const card = page.querySelector(`section[data-backend="${CSS.escape(this.name)}"]`);
+    if (card && this.root.dataset.state === "failed") {
+      tell(hook(this.root, "detail"), hook(card, "detail")?.textContent);
+      const [link, fresh] = [this.root, card].map((root) => hook(root, "log-link")?.querySelector("a"));
+      link?.setAttribute("href", fresh?.getAttribute("href") ?? link.getAttribute("href"));
     }
   }
 
@@ -86,7 +101,8 @@ export class Card {
     write(hook(box, "notice-text"), text);
     show(box, Boolean(text));
     this.operation.renderError(text);
-    show(hook(box, "install"), state === "missing");
+    show(hook(this.root, "missing"), state === "missing");
+    show(hook(box, "log-link"), state === "failed");
     const bar = hook(box, "installing");
     show(bar, state === "installing");
     bar.value = entry.installing ?? 0;
@@ -121,18 +137,44 @@ export class Card {
     }
     const up = entry.since && this.config.uptimeStates.includes(entry.state);
     this.fact("model", entry.model || NOTHING);
-    this.fact("endpoint", entry.endpoint || NOTHING);
+    this.fact("port", port(entry.endpoint));
     this.fact("version", entry.version || NOTHING);
-    this.fact("in_flight", String(entry.in_flight ?? 0));
+    this.fact("in_flight", inFlight(entry));
+    this.fact("tokens", tokens(entry.tokens_per_second));
     this.fact("memory", memory(entry));
     this.fact("uptime", up ? duration(secondsSince(entry.since)) : NOTHING);
     this.operation.tick();
   }
 
   fact(key, text) {
-    const element = this.root.querySelector(`[data-fact="${key}"]`);
-    write(element, text);
-    element.title = text;
+    write(this.root.querySelector(`[data-fact="${key}"]`), text);
+  }
+
+  /** What it holds of each GPU. */
+  renderGpus(gpus) {
+    const list = hook(this.root, "held");
+    const mine = gpus.filter(({ processes }) => processes?.some(({ backend }) => backend === this.name));
+    list.replaceChildren(...mine.map((gpu) => this.held(gpu)));
+    show(list, mine.length > 0);
+  }
+
+  held({ index, memory_total: total, processes }) {
+    const amounts = processes.filter(({ backend }) => backend === this.name).map(({ memory: amount }) => amount);
+    const held = amounts.includes(null) ? null : amounts.reduce((sum, amount) => sum + amount, 0);
+    const label = `Memory that ${this.title} holds of GPU ${index}`;
+    const bar = make("progress", { class: "mh-progress", "aria-label": label });
+    show(bar, held !== null && Boolean(total));
+    if (held !== null && total) {
+      bar.max = total;
+      bar.value = held;
+    }
+    return make(
+      "li",
+      { class: "mh-held__gpu" },
+      make("span", {}, `GPU ${index}`),
+      bar,
+      make("span", { class: "mh-subtle" }, `${bytes(held)} of ${bytes(total)}`),
+    );
   }
 
   async act(event, form) {
@@ -144,6 +186,13 @@ export class Card {
           ? call("POST", "/api/llm-backend/switch", { backend: this.name })
           : call("POST", `/api/llm-backend/${this.name}/${action}`);
       this.renderOperation(await asked);
+    });
+  }
+
+  async install(event) {
+    event.preventDefault();
+    await this.press(event.target.querySelector("button"), async () => {
+      this.renderOperation(await call("POST", `/api/llm-backend/${this.name}/install`));
     });
   }
 

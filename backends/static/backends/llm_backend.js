@@ -2,6 +2,8 @@
 
 import { Card } from "./card.js";
 import { Chat } from "./chat.js";
+import { Configuration } from "./configuration.js";
+import { watchCopies, watchStartup } from "./startup.js";
 import { hook, make, show, write } from "../mh/dom.js";
 import { bytes } from "../mh/format.js";
 import { live } from "../mh/live.js";
@@ -16,6 +18,11 @@ for (const root of document.querySelectorAll("section[data-backend]")) {
   cards.set(card.name, card);
 }
 const chat = chatRoot && new Chat(chatRoot, config);
+const optionsRoot = hook(document, "configuration");
+const options =
+  optionsRoot && new Configuration(optionsRoot, config.configuration, { announce: (text) => write(announcer, text) });
+watchCopies(document);
+watchStartup(hook(document, "startup"));
 
 function renderStatus(status) {
   const entries = Object.entries(status.available);
@@ -29,16 +36,21 @@ function renderStatus(status) {
   show(document.getElementById("mh-worker"), !status.worker);
   renderGpus(status.gpus);
   chat?.render(status);
+  options?.render(status);
 }
 
 function renderOperation(operation) {
   cards.get(operation.backend)?.renderOperation(operation);
+  options?.renderOperation(operation);
 }
 
 function renderGpus(gpus) {
   const section = hook(document, "gpus");
   hook(section, "gpu-list").replaceChildren(...gpus.map(gpuLine));
   show(section, gpus.length > 0);
+  for (const card of cards.values()) {
+    card.renderGpus(gpus);
+  }
 }
 
 function gpuLine(gpu) {
