@@ -8,9 +8,9 @@ call runs as any ``sync_to_async`` does, and its connection is closed after it.
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final, Generic, ParamSpec, TypeVar
@@ -18,6 +18,8 @@ from typing import Final, Generic, ParamSpec, TypeVar
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
 from django.core.exceptions import SynchronousOnlyOperation
 from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.transaction import atomic
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -40,7 +42,7 @@ def release() -> None:
             connection.close_if_unusable_or_obsolete()
 
 
-def _keep_connections() -> None:
+def keep_connections() -> None:
     """Let this thread's connections live; each is checked before it is used again."""
     for alias in connections:
         connection = connections[alias]
@@ -70,6 +72,8 @@ class _Watch:
     def __init__(self) -> None:
         self._connection: sqlite3.Connection | None = None
         self._lock = threading.Lock()
+        #: A version, and an older one that means the same.
+        self._same = (-1, -1)
 
     def open(self) -> None:
         """Begin, where the database is SQLite's; elsewhere nothing is ever known to be unchanged."""
@@ -92,11 +96,47 @@ class _Watch:
         if connection is None:
             return None
         with self._lock, suppress(sqlite3.Error):
-            return int(connection.execute("PRAGMA data_version").fetchone()[0])
+            version = int(connection.execute("PRAGMA data_version").fetchone()[0])
+            return self._same[1] if version == self._same[0] else version
         return None
+
+    def same(self, later: int, earlier: int) -> None:
+        """Take ``later`` for ``earlier``: what was written between them is nobody's business."""
+        self._same = (later, earlier)
 
 
 _watch: Final = _Watch()
+
+
+def version() -> int | None:
+    """Return a number that is another one after every commit of anybody; None where nobody can tell."""
+    return _watch.version()
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Write in a transaction that touches nothing that ``SharedReads`` are for: what they know stays known.
+
+    Nobody else can commit from its beginning to its end (SQLite's IMMEDIATE); whether somebody did right
+    after it, SQLite tells the connection that wrote: its own commits do not count for it.
+    """
+    connection = connections["default"]
+    if _watch.version() is None or connection.in_atomic_block:
+        with atomic():
+            yield
+        return
+    with atomic():
+        before, others = _watch.version(), _commits_of_others(connection)
+        yield
+    after = _watch.version()
+    if before is not None and after is not None and _commits_of_others(connection) == others:
+        _watch.same(after, before)
+
+
+def _commits_of_others(connection: BaseDatabaseWrapper) -> int:
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA data_version")
+        return int(cursor.fetchone()[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +227,7 @@ def pool_start() -> None:
     if not _pools:
         _pools.append(
             _Pool(
-                ThreadPoolExecutor(THREADS, "database", initializer=_keep_connections),
+                ThreadPoolExecutor(THREADS, "database", initializer=keep_connections),
                 ThreadPoolExecutor(1, "around-requests"),
             )
         )

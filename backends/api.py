@@ -1,6 +1,7 @@
 """REST of backends: a view parses, calls one service or selector, and answers."""
 
 from collections.abc import Callable
+from typing import Final
 
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -8,21 +9,23 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from accounts.lists import ListView, WholePages, query_number
 from accounts.permissions import Permission
 from accounts.requests import actor_of
 from audit import access
 from backends import inventory, selectors, serializers, services
 from backends.answering import (
+    KEY,
     OPERATION,
     WAIT,
-    operation_response,
+    operated,
     parsed,
     query_flag,
-    query_number,
     require_operator,
-    wait_seconds,
 )
 from backends.models import Operation
+
+LINES: Final = {"type": "integer", "minimum": 0, "maximum": 5000, "default": 200}
 
 
 def _start_response(request: Request, name: str, ask: Callable[..., Operation]) -> Response:
@@ -30,9 +33,8 @@ def _start_response(request: Request, name: str, ask: Callable[..., Operation]) 
     actor = actor_of(request)
     services.operate_check(actor=actor, name=name)
     body = parsed(serializers.StartRequest, request)
-    wait = wait_seconds(request)
-    row = ask(actor=actor, name=name, model=body.get("model"), options=body.get("options"))
-    return operation_response(row, wait)
+    asked = {"name": name, "model": body.get("model"), "options": body.get("options")}
+    return operated(request, actor, lambda by: ask(actor=by, **asked))
 
 
 class StatusView(APIView):
@@ -50,7 +52,7 @@ class DetectView(APIView):
     """What is installed."""
 
     @extend_schema(
-        responses={200: OpenApiTypes.OBJECT},
+        responses={200: serializers.DetectionsResponse},
         operation_id="detect",
     )
     def get(self, request: Request) -> Response:
@@ -64,14 +66,13 @@ class AutoView(APIView):
     """The backend picked by rule."""
 
     @extend_schema(
-        request=None, responses=OPERATION, parameters=[WAIT], operation_id="backend_auto"
+        request=None, responses=OPERATION, parameters=[WAIT, KEY], operation_id="backend_auto"
     )
     def post(self, request: Request) -> Response:
         """Pick a running engine, else an installed one, vLLM before Ollama; switch to it if it does not run."""
         actor = actor_of(request)
         services.auto_check(actor=actor)
-        wait = wait_seconds(request)
-        return operation_response(services.backend_auto(actor=actor), wait)
+        return operated(request, actor, lambda by: services.backend_auto(actor=by))
 
 
 class StartupView(APIView):
@@ -103,7 +104,7 @@ class StartView(APIView):
     @extend_schema(
         request=serializers.StartRequest,
         responses=OPERATION,
-        parameters=[WAIT],
+        parameters=[WAIT, KEY],
         operation_id="backend_start",
     )
     def post(self, request: Request, name: str) -> Response:
@@ -115,14 +116,13 @@ class StopView(APIView):
     """Stop a backend."""
 
     @extend_schema(
-        request=None, responses=OPERATION, parameters=[WAIT], operation_id="backend_stop"
+        request=None, responses=OPERATION, parameters=[WAIT, KEY], operation_id="backend_stop"
     )
     def post(self, request: Request, name: str) -> Response:
         """Stop the backend: let requests finish, then end every process of the engine."""
         actor = actor_of(request)
         services.operate_check(actor=actor, name=name)
-        wait = wait_seconds(request)
-        return operation_response(services.backend_stop(actor=actor, name=name), wait)
+        return operated(request, actor, lambda by: services.backend_stop(actor=by, name=name))
 
 
 class RestartView(APIView):
@@ -131,7 +131,7 @@ class RestartView(APIView):
     @extend_schema(
         request=serializers.StartRequest,
         responses=OPERATION,
-        parameters=[WAIT],
+        parameters=[WAIT, KEY],
         operation_id="backend_restart",
     )
     def post(self, request: Request, name: str) -> Response:
@@ -145,7 +145,7 @@ class SwitchView(APIView):
     @extend_schema(
         request=serializers.SwitchRequest,
         responses=OPERATION,
-        parameters=[WAIT],
+        parameters=[WAIT, KEY],
         operation_id="backend_switch",
     )
     def post(self, request: Request) -> Response:
@@ -153,11 +153,10 @@ class SwitchView(APIView):
         named = request.data.get("backend") if isinstance(request.data, dict) else None
         require_operator(request, str(named or ""), Permission.BACKENDS_OPERATE)
         body = parsed(serializers.SwitchRequest, request)
-        wait = wait_seconds(request)
-        row = services.backend_switch(
-            actor=actor_of(request), name=body["backend"], model=body.get("model")
+        asked = {"name": body["backend"], "model": body.get("model")}
+        return operated(
+            request, actor_of(request), lambda by: services.backend_switch(actor=by, **asked)
         )
-        return operation_response(row, wait)
 
 
 class ServedModelView(APIView):
@@ -166,7 +165,7 @@ class ServedModelView(APIView):
     @extend_schema(
         request=serializers.ModelRequest,
         responses=OPERATION,
-        parameters=[WAIT],
+        parameters=[WAIT, KEY],
         operation_id="backend_change_model",
     )
     def post(self, request: Request, name: str) -> Response:
@@ -177,24 +176,35 @@ class ServedModelView(APIView):
         actor = actor_of(request)
         services.operate_check(actor=actor, name=name)
         body = parsed(serializers.ModelRequest, request)
-        wait = wait_seconds(request)
-        row = services.backend_change_model(actor=actor, name=name, model=body["model"])
-        return operation_response(row, wait)
+        asked = {"name": name, "model": body["model"]}
+        return operated(request, actor, lambda by: services.backend_change_model(actor=by, **asked))
 
 
-class ModelsView(APIView):
+class ModelsView(ListView):
     """The models on this machine."""
 
-    @extend_schema(responses=serializers.ModelListResponse, operation_id="backend_models")
+    query = serializers.ModelsQuery
+    pagination_class = WholePages
+
+    @extend_schema(
+        parameters=[serializers.ModelsQuery],
+        responses=serializers.ModelResponse(many=True),
+        operation_id="backend_models",
+    )
     def get(self, request: Request, name: str) -> Response:
         """List the models on this machine that the backend can serve, and what is wrong with one."""
         require_operator(request, name, Permission.BACKENDS_OPERATE)
-        return Response({"results": inventory.model_list(name)})
+        asked = self.asked()
+        rows = inventory.model_list(name, asked.get("search", ""))
+        for flag in ("loaded", "configured"):
+            if flag in asked:
+                rows = [row for row in rows if row[flag] is asked[flag]]
+        return self.page(rows)
 
     @extend_schema(
         request=serializers.PullRequest,
         responses=OPERATION,
-        parameters=[WAIT],
+        parameters=[WAIT, KEY],
         operation_id="backend_pull",
     )
     def post(self, request: Request, name: str) -> Response:
@@ -202,9 +212,8 @@ class ModelsView(APIView):
         actor = actor_of(request)
         services.operate_check(actor=actor, name=name)
         body = parsed(serializers.PullRequest, request)
-        wait = wait_seconds(request)
-        row = services.model_pull(actor=actor, name=name, model=body["model"])
-        return operation_response(row, wait)
+        asked = {"name": name, "model": body["model"]}
+        return operated(request, actor, lambda by: services.model_pull(actor=by, **asked))
 
 
 class ModelView(APIView):
@@ -215,6 +224,7 @@ class ModelView(APIView):
         responses=OPERATION,
         parameters=[
             WAIT,
+            KEY,
             OpenApiParameter(
                 "force", OpenApiTypes.BOOL, description="also where it is the configured model"
             ),
@@ -225,9 +235,12 @@ class ModelView(APIView):
         """Delete a model that is not in use. Its name may have slashes and colons in it."""
         actor = actor_of(request)
         services.operate_check(actor=actor, name=name)
-        wait, force = wait_seconds(request), query_flag(request, "force")
-        row = services.model_delete(actor=actor, name=name, model=model_id, force=force)
-        return operation_response(row, wait)
+        force = query_flag(request, "force")
+        return operated(
+            request,
+            actor,
+            lambda by: services.model_delete(actor=by, name=name, model=model_id, force=force),
+        )
 
 
 class PlanView(APIView):
@@ -263,7 +276,7 @@ class LogsView(APIView):
     @extend_schema(
         responses=serializers.LogResponse,
         parameters=[
-            OpenApiParameter("lines", OpenApiTypes.INT, description="at most 5000"),
+            OpenApiParameter("lines", LINES, description="how many of the last"),
             OpenApiParameter(
                 "start",
                 OpenApiTypes.STR,
@@ -275,70 +288,8 @@ class LogsView(APIView):
     def get(self, request: Request, name: str) -> Response:
         """Return the last lines of a start's log, and which starts there are."""
         require_operator(request, name, Permission.LOGS_READ)
-        lines = query_number(request, "lines", 200, 5000)
+        lines = query_number(request, "lines", 200, 0, 5000)
         start = request.query_params.get("start", "")
         found = selectors.backend_log(name, lines, start=start)
         starts = selectors.backend_starts(name)
         return Response({"backend": name, "lines": found, "starts": starts})
-
-
-class OperationsView(APIView):
-    """The history of operations."""
-
-    @extend_schema(
-        responses=serializers.OperationListResponse,
-        parameters=[
-            OpenApiParameter("limit", OpenApiTypes.INT, description="at most 500"),
-            OpenApiParameter("offset", OpenApiTypes.INT),
-        ],
-        operation_id="operations",
-    )
-    def get(self, request: Request) -> Response:
-        """Return operations, newest first."""
-        access.require(actor_of(request), Permission.BACKENDS_OPERATE, target_type="operation")
-        limit = query_number(request, "limit", 50, 500)
-        offset = query_number(request, "offset", 0, 1_000_000)
-        rows = selectors.operation_list(limit, offset)
-        results = [selectors.operation_payload(row) for row in rows]
-        return Response({"results": results, "limit": limit, "offset": offset})
-
-
-class OperationView(APIView):
-    """One operation."""
-
-    @extend_schema(
-        responses={200: serializers.OperationResponse},
-        parameters=[WAIT],
-        operation_id="operation",
-    )
-    def get(self, request: Request, operation_id: str) -> Response:
-        """Return one operation; with ``?wait=`` as soon as it has ended."""
-        access.require(
-            actor_of(request),
-            Permission.BACKENDS_OPERATE,
-            target_type="operation",
-            target_id=operation_id[:80],
-        )
-        row = selectors.operation_wait(operation_id, wait_seconds(request))
-        return Response(selectors.operation_payload(row))
-
-
-class OperationCancelView(APIView):
-    """Cancel an operation."""
-
-    @extend_schema(
-        request=None, responses=OPERATION, parameters=[WAIT], operation_id="operation_cancel"
-    )
-    def post(self, request: Request, operation_id: str) -> Response:
-        """Ask the operation to stop; what it did is undone."""
-        actor = actor_of(request)
-        access.require(
-            actor,
-            Permission.BACKENDS_OPERATE,
-            target_type="operation",
-            target_id=operation_id[:80],
-            backend_owner_id=selectors.operation_backend_owner_id(operation_id),
-        )
-        wait = wait_seconds(request)
-        row = services.operation_cancel(actor=actor, operation_id=operation_id)
-        return operation_response(row, wait)

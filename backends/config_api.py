@@ -10,19 +10,21 @@ from rest_framework.views import APIView
 
 from accounts.actors import Actor
 from accounts.errors import Invalid
+from accounts.lists import ListView
 from accounts.permissions import Permission
 from accounts.requests import actor_of
 from backends import selectors, serializers, services
 from backends.answering import (
+    KEY,
     OPERATION,
     WAIT,
-    operation_response,
+    keyed,
+    operated,
     parsed,
-    query_number,
     require_operator,
     wait_seconds,
 )
-from backends.models import Backend
+from backends.models import Backend, Operation
 
 _IF_MATCH: Final = OpenApiParameter(
     "If-Match",
@@ -45,7 +47,7 @@ class ConfigView(APIView):
     @extend_schema(
         request=serializers.ConfigRequest,
         responses={200: serializers.ConfigResponse},
-        parameters=[WAIT, _IF_MATCH],
+        parameters=[WAIT, KEY, _IF_MATCH],
         operation_id="backend_configure",
     )
     def patch(self, request: Request, name: str) -> Response:
@@ -57,39 +59,30 @@ class ConfigView(APIView):
         actor = actor_of(request)
         services.operate_check(actor=actor, name=name)
         body = parsed(serializers.ConfigRequest, request)
-        wait = wait_seconds(request)
-        backend = services.backend_configure(
-            actor=actor, name=name, options=body["options"], revision=_revision(request, body)
-        )
-        return _answer(actor, backend, apply=body["apply"], wait=wait)
+        wait, revision = wait_seconds(request), _revision(request, body)
+        by = keyed(request, actor)
+        row = services.operation_repeated(by)
+        if row is None:
+            if body["options"] or revision is not None:
+                services.backend_configure(
+                    actor=by, name=name, options=body["options"], revision=revision
+                )
+            row = _applied(by, name) if body["apply"] else None
+        return _answer(name, row, wait)
 
 
-class RevisionsView(APIView):
+class RevisionsView(ListView):
     """How the options came to be what they are."""
 
     @extend_schema(
-        responses=serializers.RevisionListResponse,
-        parameters=[
-            OpenApiParameter("limit", OpenApiTypes.INT, description="at most 200"),
-            OpenApiParameter("offset", OpenApiTypes.INT),
-        ],
-        operation_id="backend_revisions",
+        responses=serializers.RevisionResponse(many=True), operation_id="backend_revisions"
     )
     def get(self, request: Request, name: str) -> Response:
         """Return the revisions of the options, newest first. Of secrets only that they changed."""
         require_operator(request, name, Permission.BACKENDS_OPERATE)
+        self.asked()
         backend = selectors.backend_get(name)
-        limit = query_number(request, "limit", 50, 200)
-        offset = query_number(request, "offset", 0, 1_000_000)
-        rows = selectors.revision_list(backend, limit, offset)
-        return Response(
-            {
-                "results": [selectors.revision_payload(row) for row in rows],
-                "count": selectors.revision_count(backend),
-                "limit": limit,
-                "offset": offset,
-            }
-        )
+        return self.page(selectors.revisions(backend), selectors.revision_payload)
 
 
 class RestoreView(APIView):
@@ -98,7 +91,7 @@ class RestoreView(APIView):
     @extend_schema(
         request=serializers.RestoreRequest,
         responses={200: serializers.ConfigResponse},
-        parameters=[WAIT, _IF_MATCH],
+        parameters=[WAIT, KEY, _IF_MATCH],
         operation_id="backend_restore",
     )
     def post(self, request: Request, name: str, number: int) -> Response:
@@ -106,11 +99,13 @@ class RestoreView(APIView):
         actor = actor_of(request)
         services.operate_check(actor=actor, name=name)
         body = parsed(serializers.RestoreRequest, request)
-        wait = wait_seconds(request)
-        backend = services.backend_restore(
-            actor=actor, name=name, number=number, revision=_revision(request, body)
-        )
-        return _answer(actor, backend, apply=body["apply"], wait=wait)
+        wait, revision = wait_seconds(request), _revision(request, body)
+        by = keyed(request, actor)
+        row = services.operation_repeated(by)
+        if row is None:
+            services.backend_restore(actor=by, name=name, number=number, revision=revision)
+            row = _applied(by, name) if body["apply"] else None
+        return _answer(name, row, wait)
 
 
 class InstallView(APIView):
@@ -119,24 +114,32 @@ class InstallView(APIView):
     @extend_schema(
         request=None,
         responses=OPERATION,
-        parameters=[WAIT],
+        parameters=[WAIT, KEY],
         operation_id="backend_install",
     )
     def post(self, request: Request, name: str) -> Response:
         """Install the engine on its machine, going on where an earlier installation ended."""
         actor = actor_of(request)
         services.install_check(actor=actor, name=name)
-        wait = wait_seconds(request)
-        return operation_response(services.engine_install(actor=actor, name=name), wait)
+        return operated(request, actor, lambda by: services.engine_install(actor=by, name=name))
 
 
-def _answer(actor: Actor, backend: Backend, *, apply: bool, wait: float) -> Response:
+def _applied(by: Actor, name: str) -> Operation | None:
+    """Have what runs get the options, if it runs."""
+    if not selectors.backend_is_running(selectors.backend_get(name)):
+        return None
+    return services.operation_once(
+        actor=by, ask=lambda: services.backend_apply(actor=by, name=name)
+    )
+
+
+def _answer(name: str, row: Operation | None, wait: float) -> Response:
+    if row is not None:
+        row = selectors.operation_wait(str(row.pk), wait)
+    backend = selectors.backend_get(name)
     answer: dict[str, Any] = selectors.backend_config(backend)
-    if apply and selectors.backend_is_running(backend):
-        row = services.backend_apply(actor=actor, name=backend.name)
-        answer["operation"] = selectors.operation_payload(
-            selectors.operation_wait(str(row.pk), wait)
-        )
+    if row is not None:
+        answer["operation"] = selectors.operation_payload(row)
     return Response(answer, headers=_etag(backend))
 
 

@@ -4,7 +4,7 @@ MhError
 ├── NotFound         ── UnknownBackend, UnknownOperation, UnknownModel, UnknownStart, UnknownRevision
 ├── Conflict         ── OperationConflict, OperationLost, ModelInUse, ModelNotOurs, CannotDo,
 │                       EngineAttached, ConfigurationMoved
-├── Invalid          ── InvalidOptions, PreflightFailed
+├── Invalid          ── InvalidOptions, PreflightFailed, KeyReused
 ├── Unavailable      ── WorkerUnavailable, BackendNotRunning ── BackendHeld, BackendMoved
 └── UpstreamFailed   ── StartFailed, StopFailed, PullFailed, DeleteFailed
 """
@@ -88,6 +88,12 @@ class InvalidOptions(Invalid):
     """An option is unknown, of the wrong type or out of bounds."""
 
     code = "invalid_options"
+
+
+class KeyReused(Invalid):
+    """An ``Idempotency-Key`` comes with another request than the first time."""
+
+    code = "idempotency_key_reused"
 
 
 class PreflightFailed(Invalid):

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 LEASE_SECONDS: Final = 15
 RENEW_SECONDS: Final = 1.0
+#: Seconds the broker has for an answer.
+_ANSWER_SECONDS: Final = 2.0
 #: Seconds a gate stays closed unless the operation that closed it renews it.
 GATE_SECONDS: Final = 30
 
@@ -166,6 +168,10 @@ class _Holder:
         self.client = redis.asyncio.Redis.from_url(
             settings.REDIS_URL, socket_timeout=2, socket_connect_timeout=2, decode_responses=True
         )
+        # Its own, without what redis-py does around each command: that costs more than the command.
+        self.connection = redis.asyncio.Redis.from_url(
+            settings.REDIS_URL, socket_connect_timeout=2, decode_responses=True
+        ).connection_pool.make_connection()
         self.leases: set[_Lease] = set()
         self.renewing: asyncio.Task[None] | None = None
         self.waiting: list[tuple[_Command, asyncio.Future[Any]]] = []
@@ -216,6 +222,27 @@ class _Holder:
                     future.set_result(answer)
 
     async def _answers(self, commands: list[_Command]) -> list[Any]:
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                return await self._answers_at_once(commands)
+        except TimeoutError:
+            return [redis.TimeoutError("The broker does not answer.")] * len(commands)
+        except redis.RedisError:
+            # Of a broker that was started anew, perhaps; redis-py tries again.
+            return await self._answers_patiently(commands)
+
+    async def _answers_at_once(self, commands: list[_Command]) -> list[Any]:
+        connection = self.connection
+        await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+        answers: list[Any] = []
+        for _ in commands:
+            try:
+                answers.append(await connection.read_response())
+            except redis.ResponseError as exc:
+                answers.append(exc)
+        return answers
+
+    async def _answers_patiently(self, commands: list[_Command]) -> list[Any]:
         try:
             async with self.client.pipeline(transaction=False) as pipe:
                 for command in commands:

@@ -228,6 +228,25 @@ class OperationStep(models.Model):
         return f"{self.name} ({self.state})"
 
 
+class IdempotencyKey(models.Model):
+    """What a client called the request that made an operation: sent again, it makes no other one."""
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
+    key = models.CharField(max_length=255)
+    #: SHA-256 of what was asked.
+    digest = models.CharField(max_length=64)
+    operation = models.ForeignKey(Operation, on_delete=models.CASCADE, related_name="+")
+    created_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["user", "key"], name="one_operation_per_key")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.key} of {self.user_id}"
+
+
 class GpuLease(models.Model):
     """Who owns the memory of one GPU, or of the machine where it has none.
 
@@ -287,3 +306,23 @@ class StartRecord(models.Model):
 
     def __str__(self) -> str:
         return f"{self.backend_id} {self.model}: {self.seconds:.1f} s ({self.kind})"
+
+
+class SampleBucket(models.Model):
+    """What GPUs and engines of one machine did in a minute, or in a quarter of an hour; old ones are deleted."""
+
+    node = models.CharField(max_length=255)
+    step = models.PositiveIntegerField(help_text="seconds")
+    #: Its begin, in seconds since 1970; a multiple of ``step``.
+    at = models.BigIntegerField()
+    #: ``sampling.stats.to_json``.
+    series = models.JSONField(default=dict)
+
+    class Meta:
+        ordering = ["at"]
+        constraints = [
+            models.UniqueConstraint(fields=["node", "step", "at"], name="one_row_per_bucket")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.node} {self.at} ({self.step} s)"

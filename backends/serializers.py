@@ -2,26 +2,14 @@
 
 from typing import Any
 
+from drf_spectacular.extensions import OpenApiSerializerExtension
 from rest_framework import serializers
+
+from accounts.strict import StrictSerializer
 
 _REVISION = (
     "the newest you know of: 409 when there is a newer one; the header If-Match says the same"
 )
-
-
-class StrictSerializer(serializers.Serializer[Any]):
-    """Names an unknown key instead of ignoring it."""
-
-    def to_internal_value(self, data: Any) -> Any:
-        """Refuse keys that are not fields."""
-        if isinstance(data, dict):
-            unknown = sorted(set(data) - set(self.fields))
-            if unknown:
-                known = ", ".join(self.fields)
-                raise serializers.ValidationError(
-                    {unknown[0]: [f"Unknown key. Known keys: {known}."]}
-                )
-        return super().to_internal_value(data)
 
 
 class StartRequest(StrictSerializer):
@@ -51,9 +39,9 @@ class PullRequest(StrictSerializer):
 
 
 class ConfigRequest(StrictSerializer):
-    """Options to change; null puts one back to its default."""
+    """Options to change; null puts one back to its default. Without any, what is configured is applied."""
 
-    options = serializers.DictField()
+    options = serializers.DictField(required=False, default=dict)
     apply = serializers.BooleanField(required=False, default=False)
     revision = serializers.IntegerField(
         required=False, min_value=0, max_value=2**31 - 1, help_text=_REVISION
@@ -102,15 +90,6 @@ class RevisionResponse(serializers.Serializer[Any]):
     request_id = serializers.CharField()
 
 
-class RevisionListResponse(serializers.Serializer[Any]):
-    """A page of revisions, newest first."""
-
-    results = RevisionResponse(many=True)
-    count = serializers.IntegerField()
-    limit = serializers.IntegerField()
-    offset = serializers.IntegerField()
-
-
 class StepResponse(serializers.Serializer[Any]):
     """One step of an operation."""
 
@@ -149,14 +128,6 @@ class OperationResponse(serializers.Serializer[Any]):
     error = OperationErrorResponse(allow_null=True)
     created_at = serializers.DateTimeField()
     finished_at = serializers.DateTimeField(allow_null=True)
-
-
-class OperationListResponse(serializers.Serializer[Any]):
-    """A page of operations, newest first."""
-
-    results = OperationResponse(many=True)
-    limit = serializers.IntegerField()
-    offset = serializers.IntegerField()
 
 
 class ActiveResponse(serializers.Serializer[Any]):
@@ -198,6 +169,11 @@ class AvailableResponse(serializers.Serializer[Any]):
         help_text='a launcher kept warm: {"state": "warming" or "ready", "memory": bytes}',
     )
     metrics = serializers.DictField(child=serializers.FloatField(allow_null=True))
+    tokens_per_second = serializers.FloatField(
+        allow_null=True, help_text="generated, in the last whole 5 seconds"
+    )
+    requests_running = serializers.IntegerField()
+    requests_waiting = serializers.IntegerField(help_text="in the engine's own queue")
     reason = serializers.CharField()
     failure = serializers.CharField()
     revision = serializers.IntegerField(help_text="of its options")
@@ -216,6 +192,48 @@ class StatusResponse(serializers.Serializer[Any]):
     observed_at = serializers.DateTimeField(allow_null=True)
 
 
+class SamplesQuery(serializers.Serializer[Any]):
+    """Which samples."""
+
+    since = serializers.DateTimeField(required=False, help_text="one hour ago, if it is not said")
+    until = serializers.DateTimeField(required=False, help_text="now, if it is not said")
+    step = serializers.IntegerField(
+        required=False,
+        min_value=1,
+        max_value=86_400,
+        help_text="least seconds between two points; else as few as make at most 500 points",
+    )
+    statistic = serializers.ChoiceField(
+        choices=["mean", "max"], default="mean", help_text="of the time of each point"
+    )
+
+
+class SampleSeriesResponse(serializers.Serializer[Any]):
+    """One GPU or backend over time."""
+
+    node = serializers.CharField()
+    kind = serializers.ChoiceField(["gpu", "backend", "site"])
+    id = serializers.CharField(help_text="UUID of a GPU, name of a backend")
+    title = serializers.CharField()
+    measures = serializers.DictField(
+        child=serializers.ListField(child=serializers.FloatField(allow_null=True)),
+        help_text="a value for each of the times; null where nothing was seen",
+    )
+
+
+class SamplesResponse(serializers.Serializer[Any]):
+    """How GPUs and engines did; times in seconds since 1970."""
+
+    now = serializers.IntegerField()
+    since = serializers.IntegerField()
+    until = serializers.IntegerField()
+    step = serializers.IntegerField(help_text="seconds from one point to the next")
+    resolution = serializers.IntegerField(help_text="seconds of what a point was put together of")
+    statistic = serializers.ChoiceField(["mean", "max"])
+    times = serializers.ListField(child=serializers.IntegerField(), help_text="begin of each point")
+    series = SampleSeriesResponse(many=True)
+
+
 class ModelResponse(serializers.Serializer[Any]):
     """A model on this machine."""
 
@@ -231,10 +249,12 @@ class ModelResponse(serializers.Serializer[Any]):
     configured = serializers.BooleanField(help_text="what the next start serves")
 
 
-class ModelListResponse(serializers.Serializer[Any]):
-    """Models a backend can serve."""
+class ModelsQuery(serializers.Serializer[Any]):
+    """Which of them."""
 
-    results = ModelResponse(many=True)
+    search = serializers.CharField(required=False, max_length=512, help_text="part of a name")
+    loaded = serializers.BooleanField(required=False, help_text="in memory")
+    configured = serializers.BooleanField(required=False, help_text="what the next start serves")
 
 
 class StartLogResponse(serializers.Serializer[Any]):
@@ -272,6 +292,21 @@ class DetectionResponse(serializers.Serializer[Any]):
     pid = serializers.IntegerField(allow_null=True, help_text="for operators")
     user = serializers.CharField(help_text="for operators")
     reason = serializers.CharField(help_text="why it does not run, and what to do")
+
+
+class DetectionsResponse(serializers.Serializer[Any]):
+    """What was found, by the name of a backend."""
+
+
+class DetectionsSchema(OpenApiSerializerExtension):  # type: ignore[no-untyped-call]
+    """Says so in the API's description."""
+
+    target_class = DetectionsResponse
+
+    def map_serializer(self, auto_schema: Any, direction: Any) -> dict[str, Any]:
+        """Return the schema."""
+        found = auto_schema.resolve_serializer(DetectionResponse, direction)
+        return {"type": "object", "additionalProperties": found.ref}
 
 
 class PlanGpuResponse(serializers.Serializer[Any]):

@@ -2,21 +2,27 @@
 
 from django.urls import path
 
-from backends import api, config_api
+from backends import api, config_api, operations_api
+from backends.samples_api import SamplesView
 
 _ROOT = "api/llm-backend"
 
 urlpatterns = [
     path(f"{_ROOT}/status", api.StatusView.as_view(), name="backend-status"),
     path(f"{_ROOT}/detect", api.DetectView.as_view(), name="backend-detect"),
+    path(f"{_ROOT}/samples", SamplesView.as_view(), name="backend-samples"),
     path(f"{_ROOT}/auto", api.AutoView.as_view(), name="backend-auto"),
     path(f"{_ROOT}/startup", api.StartupView.as_view(), name="backend-startup"),
     path(f"{_ROOT}/switch", api.SwitchView.as_view(), name="backend-switch"),
-    path(f"{_ROOT}/operations", api.OperationsView.as_view(), name="operations"),
-    path(f"{_ROOT}/operations/<str:operation_id>", api.OperationView.as_view(), name="operation"),
+    path(f"{_ROOT}/operations", operations_api.OperationsView.as_view(), name="operations"),
+    path(
+        f"{_ROOT}/operations/<str:operation_id>",
+        operations_api.OperationView.as_view(),
+        name="operation",
+    ),
     path(
         f"{_ROOT}/operations/<str:operation_id>/cancel",
-        api.OperationCancelView.as_view(),
+        operations_api.OperationCancelView.as_view(),
         name="operation-cancel",
     ),
     path(f"{_ROOT}/<str:name>/start", api.StartView.as_view(), name="backend-start"),

@@ -1,6 +1,7 @@
 """Other proxies, each in an environment of its own in the cache folder, made from its lock when first needed."""
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import psutil
 import uv
 
 from benchmarks.engine import MODEL
-from benchmarks.site import free_port
+from benchmarks.site import ROOT, free_port
 from mhsite import home
 
 LOCKS = Path(__file__).parent / "locks"
@@ -137,6 +138,22 @@ def vllm_router(engine: str) -> Iterator[Peer]:
         url = f"http://127.0.0.1:{port}"
         with _started(command, Path(work), url, "/health") as process:
             yield Peer(url, process, pinned("vllm-router"))
+
+
+@contextmanager
+def floor(engine: str) -> Iterator[Peer]:
+    """Start ``floor.py``, in our own environment."""
+    port = free_port()
+    command = [
+        *(sys.executable, "-m", "uvicorn", "benchmarks.floor:application"),
+        *("--host", "127.0.0.1", "--port", str(port), "--loop", "uvloop", "--http", "httptools"),
+        *("--no-access-log", "--log-level", "error", "--app-dir", str(ROOT)),
+    ]
+    with tempfile.TemporaryDirectory(prefix="mhb-") as work:
+        url = f"http://127.0.0.1:{port}"
+        env = {**os.environ, "MH_FLOOR_ENGINE": engine}
+        with _started(command, Path(work), url, "/health", env) as process:
+            yield Peer(url, process, "")
 
 
 @contextmanager

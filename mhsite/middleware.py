@@ -143,7 +143,7 @@ def _preflight(request: HttpRequest) -> HttpResponse | None:
     if _origin_is_allowed(request):
         response.headers["Access-Control-Allow-Methods"] = "GET, POST, PUT, PATCH, DELETE, OPTIONS"
         response.headers["Access-Control-Allow-Headers"] = (
-            f"Authorization, Content-Type, {REQUEST_ID_HEADER}"
+            f"Authorization, Content-Type, Idempotency-Key, {REQUEST_ID_HEADER}"
         )
         response.headers["Access-Control-Max-Age"] = "600"
     return response

@@ -32,7 +32,6 @@ def sidebar(request: HttpRequest) -> list[dict[str, Any]]:
     }
     entries["People"] += [
         _model("Users", "group", "accounts_user"),
-        _model("Tokens", "key", "accounts_token"),
     ]
     del request
     return [

@@ -8,26 +8,18 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from accounts.errors import Invalid
 from accounts.permissions import Permission
 from accounts.requests import actor_of
+from accounts.strict import StrictSerializer
 from audit.access import require
 from router import selectors, services
 
 
-class DeploymentRequest(serializers.Serializer[Any]):
+class DeploymentRequest(StrictSerializer):
     """Where models run; what is left out stays as it is."""
 
     mode = serializers.CharField(required=False, max_length=16)
     server_account = serializers.CharField(required=False, allow_blank=True, max_length=64)
-
-    def to_internal_value(self, data: Any) -> Any:
-        """Refuse keys that are not fields."""
-        unknown = sorted(set(data) - set(self.fields)) if isinstance(data, dict) else []
-        if unknown:
-            known = ", ".join(self.fields)
-            raise Invalid(f"Unknown key. Known keys: {known}.", param=str(unknown[0])[:80])
-        return super().to_internal_value(data)
 
 
 class DeploymentResponse(serializers.Serializer[Any]):

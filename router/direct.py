@@ -22,7 +22,7 @@ from accounts.requests import actor_of_bearer, current_request_id
 from router import services, streams
 from router.http import json_object
 from router.schemas import OpenAIChat, OpenAICompletion, OpenAISampling, parse
-from router.services import OpenAICall
+from router.services import OpenAICall, Write
 from router.streams import HEARTBEAT, internal_error
 
 logger = logging.getLogger(__name__)
@@ -39,6 +39,9 @@ SCHEMAS: Final[Mapping[str, type[OpenAISampling]]] = {
 }
 #: Bytes of a body that is parsed between two tokens of others.
 _LONG: Final = 64 * 1024
+#: The scope's key of what sends a piece of the answer at once, without a message for it, once the answer
+#: has begun (``router.services.relaying.Write``). After False an empty message waits until there is room.
+WRITE: Final = "mh.write"
 _STREAM_HEADERS: Final[Headers] = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -67,7 +70,7 @@ async def answer(
         headers: of every answer.
         refusal: makes an error's status, own headers and body.
     """
-    reply = _Reply(send, headers)
+    reply = _Reply(send, headers, scope.get(WRITE))
     try:
         raw = await _body(receive)
     except _LeftError:
@@ -124,7 +127,7 @@ async def _answer(scope: Any, raw: bytes, reply: "_Reply") -> None:
 
     admitted = await services.admit(who, read)
     if admitted.asked.fields.get("stream"):
-        await reply.stream(services.relay(admitted))
+        await reply.stream(services.relay(admitted, reply.write))
     else:
         await reply.whole(await services.relay_complete(admitted))
 
@@ -135,8 +138,11 @@ _WANTED: Final = frozenset({b"authorization", b"content-type"})
 class _Reply:
     """What one client gets."""
 
-    def __init__(self, send: Send, headers: Headers) -> None:
+    def __init__(self, send: Send, headers: Headers, write: Write | None) -> None:
         self._send = send
+        self._write = write
+        #: Sends a piece at once; None where the server has nothing for that.
+        self.write: Write | None = None if write is None else self._written
         self._headers = headers
         self._loop = asyncio.get_running_loop()
         self._has_begun = self._is_over = False
@@ -172,6 +178,10 @@ class _Reply:
                     await self._begin()
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
         await self._end(b"")
+
+    def _written(self, piece: bytes) -> bool:
+        self._is_quiet = False
+        return self._write(piece)  # type: ignore[misc]  # it is there where this is
 
     async def fail(self, error: MhError, refusal: Callable[[MhError], Any]) -> None:
         """Say that there is no answer, or that what was sent is not all of it."""

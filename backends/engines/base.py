@@ -302,6 +302,9 @@ class Metrics:
     #: Means since the start, in seconds.
     ttft_seconds: float | None = None
     inter_token_seconds: float | None = None
+    #: First tokens since the start, and the seconds they took together.
+    first_tokens_total: float | None = None
+    first_token_seconds_total: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,6 @@
 from typing import Final
 
 from accounts.pages import Page
-from backends.pages import llm_backend, logs, operations
+from backends.pages import charts, llm_backend, logs, operations
 
-PAGES: Final[tuple[Page, ...]] = (llm_backend.PAGE, operations.PAGE, logs.PAGE)
+PAGES: Final[tuple[Page, ...]] = (llm_backend.PAGE, operations.PAGE, logs.PAGE, charts.PAGE)

@@ -58,8 +58,8 @@ class OptionsForm(forms.Form):
             return forms.ChoiceField(**common, choices=choices_of(field))
         if field.kind == "number":
             most = self.most(field)
-            bounds = {"min_value": field.minimum, "max_value": most}
-            return (forms.IntegerField if field.whole else forms.FloatField)(**common, **bounds)
+            common |= {"min_value": field.minimum, "max_value": most}
+            return (forms.IntegerField if field.whole else forms.FloatField)(**common)
         if field.secret:
             return forms.CharField(**{**common, "initial": ""}, strip=True)
         return forms.CharField(**common, strip=True)
@@ -83,7 +83,7 @@ class OptionsForm(forms.Form):
     def clean(self) -> dict[str, Any]:
         """Check the whole as the engine does; what is wrong stands at its field."""
         cleaned = super().clean() or self.cleaned_data
-        self.changes = {}
+        self.changes: dict[str, Any] = {}
         for field in self.described:
             if field.name not in self.errors:
                 self._take(field, cleaned)

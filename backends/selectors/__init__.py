@@ -17,6 +17,7 @@ from backends.selectors.operations import (
     operation_list,
     operation_payload,
     operation_wait,
+    operations,
 )
 from backends.selectors.options import (
     backend_config,
@@ -46,11 +47,11 @@ from backends.selectors.overview import (
 )
 from backends.selectors.plans import backend_plan, backend_plan_or_problems, machine_now, plan_of
 from backends.selectors.revisions import (
-    revision_count,
     revision_difference,
     revision_get,
     revision_list,
     revision_payload,
+    revisions,
 )
 from backends.selectors.rows import (
     active_backend,
@@ -70,6 +71,7 @@ from backends.selectors.rows import (
     switchboard,
     worker_alive,
 )
+from backends.selectors.samples import STATISTICS, sample_values, samples_between
 from backends.selectors.serving import (
     ServingTarget,
     Wait,
@@ -80,6 +82,7 @@ from backends.selectors.serving import (
 )
 
 __all__ = [
+    "STATISTICS",
     "LogFollower",
     "ServingTarget",
     "Wait",
@@ -126,14 +129,17 @@ __all__ = [
     "operation_list",
     "operation_payload",
     "operation_wait",
+    "operations",
     "options_given",
     "plan_of",
-    "revision_count",
     "revision_difference",
     "revision_get",
     "revision_list",
     "revision_payload",
+    "revisions",
     "runs_as_asked",
+    "sample_values",
+    "samples_between",
     "server_facts",
     "serving_target",
     "serving_targets",

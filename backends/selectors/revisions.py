@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from django.db.models import QuerySet
+
 from backends.errors import UnknownRevision
 from backends.models import Backend, ConfigRevision
 from backends.payloads import RevisionPayload
@@ -22,15 +24,14 @@ def revision_get(backend: Backend, number: int) -> ConfigRevision:
     return found
 
 
-def revision_list(backend: Backend, limit: int = 50, offset: int = 0) -> list[ConfigRevision]:
-    """Return revisions, newest first."""
-    rows = ConfigRevision.objects.filter(backend=backend).order_by("-number")
-    return list(rows[offset : offset + limit])
+def revisions(backend: Backend) -> QuerySet[ConfigRevision]:
+    """Return the revisions that are kept, newest first."""
+    return ConfigRevision.objects.filter(backend=backend).order_by("-number")
 
 
-def revision_count(backend: Backend) -> int:
-    """Return how many revisions are kept."""
-    return ConfigRevision.objects.filter(backend=backend).count()
+def revision_list(backend: Backend, limit: int = 50) -> list[ConfigRevision]:
+    """Return the newest revisions."""
+    return list(revisions(backend)[:limit])
 
 
 def revision_payload(row: ConfigRevision) -> RevisionPayload:

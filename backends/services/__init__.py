@@ -56,12 +56,14 @@ from backends.services.recording import (
     step_end,
     step_message,
 )
+from backends.services.repeating import operation_once, operation_repeated
 from backends.services.rows import (
     backend_update,
     backends_ensure,
     operation_publish,
     status_publish,
 )
+from backends.services.samples import samples_record
 from backends.services.starts import start_keep
 from backends.services.states import backend_failed_to_stop, backend_transition, backend_undrain
 
@@ -110,11 +112,14 @@ __all__ = [
     "operation_end",
     "operation_failing",
     "operation_leave",
+    "operation_once",
     "operation_publish",
     "operation_remember",
+    "operation_repeated",
     "operation_report",
     "options_keep",
     "peak_record",
+    "samples_record",
     "start_keep",
     "startup_check",
     "startup_set",

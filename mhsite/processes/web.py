@@ -54,6 +54,9 @@ def _uvicorn(host: str, port: int) -> None:
     import uvicorn
 
     application = _application()
+    # Imports models: not before Django is set up.
+    from mhsite.processes.uvicorn_protocols import Http, WebSocket
+
     # When uvicorn has ended, it gives itself the signal that it was told with. The default would end the
     # process there and then: cancelled requests would not be ended, nor what they cost be recorded.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -62,8 +65,8 @@ def _uvicorn(host: str, port: int) -> None:
         host=host,
         port=port,
         loop="uvloop",
-        http="httptools",
-        ws="websockets-sansio",
+        http=Http,
+        ws=WebSocket,
         # A token is smaller than what says how it was packed, and each socket would keep 300 KB for it.
         ws_per_message_deflate=False,
         lifespan="off",

@@ -1,7 +1,5 @@
 """What adapters have in common whose other side speaks OpenAI's API: vLLM, and anything with a base URL."""
 
-import asyncio
-import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -22,7 +20,8 @@ from router.providers.openai_errors import (
     transport_error,
 )
 from router.providers.openai_options import openai_options
-from router.providers.openai_stream import ChatReader, Relay, usage_of
+from router.providers.frames import Frames, drain
+from router.providers.openai_stream import ChatReader, usage_of
 from router.providers.retry_after import wait_asked
 from router.providers.sending import Answer, post
 
@@ -32,7 +31,6 @@ EMBEDDINGS_PATH = "/v1/embeddings"
 OPENAI_PATHS = frozenset({CHAT_PATH, "/v1/completions", EMBEDDINGS_PATH})
 #: The list that holds the answer, by path.
 _LISTS = {EMBEDDINGS_PATH: "data"}
-_DRAIN_SECONDS = 0.25
 
 
 class OpenAICompatible(Provider):
@@ -78,7 +76,7 @@ class OpenAICompatible(Provider):
         """Send a streamed request; pass its frames on."""
         async with self._send(target, path, body, request_id) as response:
             await streamed(response)
-            yield _frames(response)
+            yield Frames(response)
 
     async def ask(self, target: Target, path: str, body: bytes, request_id: str) -> bytes:
         """Send a request that is not streamed."""
@@ -222,40 +220,12 @@ async def read_deltas(response: Answer, reader: StreamReader) -> AsyncIterator[D
             for delta in reader.feed(chunk):
                 yield delta
             if reader.complete:
-                await _drain(chunks)
+                await drain(chunks)
                 return
     except TRANSPORT_ERRORS as exc:
         raise transport_error(exc, begun=True) from exc
     for delta in reader.end():
         yield delta
-
-
-async def _frames(response: Answer) -> AsyncIterator[bytes]:
-    relay = Relay()
-    chunks = response.aiter_raw()
-    try:
-        async for chunk in chunks:
-            if frames := relay.feed(chunk):
-                yield frames
-            if relay.error:
-                raise relay.error
-            if relay.complete:
-                await _drain(chunks)
-                return
-    except TRANSPORT_ERRORS as exc:
-        raise transport_error(exc, begun=True) from exc
-    if rest := relay.end():
-        yield rest
-    if relay.error:
-        raise relay.error
-
-
-async def _drain(chunks: AsyncIterator[bytes]) -> None:
-    """Read the end of the body, so that the connection can be used again; not for long."""
-    with contextlib.suppress(*TRANSPORT_ERRORS):
-        async with asyncio.timeout(_DRAIN_SECONDS):
-            async for _ in chunks:
-                pass
 
 
 def _checked(answer: bytes, path: str) -> bytes:

@@ -21,9 +21,11 @@ from router.events import (
 )
 from router.providers.base import Delta, Finished, Waits
 from router.providers.openai_errors import stream_error
-from router.providers.sse import EVENT_MAX, EventTooLong, SseDecoder
+from router.providers.sse import EVENT_MAX, EventTooLong, SseDecoder, data_of, frames_in
 
 DONE = "[DONE]"
+#: Bytes up to which frames are looked at for whether they say anything.
+_HEAD_MAX = 8192
 _CONTENT = '"delta":{"content":"'
 _FINISHED = re.compile(rb'"finish_reason":\s*"')
 _FRAME_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
@@ -32,6 +34,27 @@ _FRAME_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 def broken_off() -> EngineStopped:
     """Return the error for a stream that ended without its end marker."""
     return EngineStopped("The engine stopped before the answer was complete. Try again.")
+
+
+def says_nothing(frames: bytes) -> bool:
+    """Say whether whole frames hold nothing of an answer: who speaks, or comments that keep a connection alive."""
+    if len(frames) > _HEAD_MAX or not (b'"role"' in frames or frames.startswith(b":")):
+        return False
+    return not any(_says_something(data_of(frame)) for frame in frames_in(frames))
+
+
+def _says_something(data: str) -> bool:
+    if not data:
+        return False
+    try:
+        choices = json.loads(data)["choices"]
+        return any(
+            choice.get("finish_reason")
+            or any(value for name, value in choice["delta"].items() if name != "role")
+            for choice in choices
+        )
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return True
 
 
 class ChatReader:
@@ -206,6 +229,11 @@ class Relay:
         #: Why the stream is over without being complete, once that is known.
         self.error: MhError | None = None
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is passed on."""
+        return self.complete or self.error is not None
+
     def feed(self, data: bytes) -> bytes:
         """Return the bytes to pass on now. After an error, or the end marker, nothing more."""
         if self.complete or self.error:
@@ -233,7 +261,8 @@ class Relay:
         return passed
 
     def _block(self, block: bytes) -> bytes:
-        if _is_looked_at(block):
+        # As ``_is_looked_at``: this is done for each token.
+        if b'"error"' in block or b"[DONE]" in block:
             return self._frames(block)
         if not self._finished and _FINISHED.search(block):
             self._finished = True
@@ -241,9 +270,12 @@ class Relay:
 
     def _frames(self, block: bytes) -> bytes:
         """Look at each frame of a block that may hold an error or the end."""
-        passed: list[bytes] = []
-        start = 0
-        for match in _FRAME_END.finditer(block):
+        # Whatever stands before the first of them passes as it is.
+        start = frame_begin(block, _first(block, b'"error"', b"[DONE]"))
+        passed = [block[:start]]
+        if not self._finished and _FINISHED.search(block, 0, start):
+            self._finished = True
+        for match in _FRAME_END.finditer(block, start):
             frame = block[start : match.end()]
             start = match.end()
             # Only such frames, wherever the cuts are: what is passed on must not depend on them.
@@ -276,6 +308,16 @@ class Relay:
 def _is_looked_at(block: bytes) -> bool:
     """Say whether ``block`` may hold an error or the end."""
     return b'"error"' in block or b"[DONE]" in block
+
+
+def _first(block: bytes, *words: bytes) -> int:
+    """Return where the first of ``words`` stands that is in ``block``; at least one is."""
+    return min(at for word in words if (at := block.find(word)) >= 0)
+
+
+def frame_begin(block: bytes, at: int) -> int:
+    """Return where the frame begins, or one of those before it, that has a byte of what is at ``at``."""
+    return _last_frame_end(block[:at])
 
 
 def _last_frame_end(buffer: bytes) -> int:

@@ -10,7 +10,7 @@ import asyncio
 import time
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -20,6 +20,8 @@ from router.providers.pool import CONNECT_TIMEOUT, KEEP_IDLE
 
 #: Bytes that arrived and nobody has taken yet, above which no more are read from the engine.
 BUFFER_MAX: Final = 256 * 1024
+#: Takes a piece of a body; says whether it takes more.
+Take = Callable[[bytes], bool]
 
 
 class WireError(OSError):
@@ -37,7 +39,9 @@ class Exchange(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: Any = None
         self._parser: Any = None
-        self._waiter: asyncio.Future[None] | None = None
+        #: What waits for more; its result is that whoever takes has had enough.
+        self._waiter: asyncio.Future[bool] | None = None
+        self._take: Take | None = None
         self._chunks: deque[bytes] = deque()
         self._size = 0
         self._is_paused = False
@@ -73,6 +77,29 @@ class Exchange(asyncio.Protocol):
             if self._lost is not None:
                 raise self._lost
             await self._wait()
+        return self._taken()
+
+    async def pour(self, take: Take) -> bool:
+        """Give what comes of the body to ``take``, at once where it arrives: nobody is woken for it.
+
+        Returns:
+            True as soon as ``take`` wants no more for now; False at the end of the body.
+
+        Raises:
+            OSError: it broke off. What ``take`` raises.
+        """
+        while True:
+            if self._chunks:
+                if not take(self._taken()):
+                    return True
+            elif self._is_over:
+                return False
+            elif self._lost is not None:
+                raise self._lost
+            elif await self._wait(take):
+                return True
+
+    def _taken(self) -> bytes:
         chunks = self._chunks
         if len(chunks) == 1:
             data = chunks.popleft()
@@ -108,17 +135,28 @@ class Exchange(asyncio.Protocol):
         """Do what ``close`` does."""
         self.close()
 
-    async def _wait(self) -> None:
+    async def _wait(self, take: Take | None = None) -> bool:
         waiter = self._waiter = self._loop.create_future()
+        self._take = take
         try:
-            await waiter
+            return await waiter
         finally:
-            self._waiter = None
+            self._waiter = self._take = None
 
-    def _wake(self) -> None:
+    def _wake(self, is_enough: bool = False) -> None:
         waiter = self._waiter
+        self._take = None
         if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+            waiter.set_result(is_enough)
+
+    def _give(self, take: Take) -> None:
+        try:
+            if not take(self._taken()):
+                self._wake(is_enough=True)
+        except Exception as exc:  # noqa: BLE001 - it is for who waits
+            self._take = None
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_exception(exc)
 
     # What sends.
 
@@ -126,6 +164,11 @@ class Exchange(asyncio.Protocol):
     def is_open(self) -> bool:
         """Whether a request can be sent on it."""
         return self._lost is None and not self._transport.is_closing()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the whole answer was read."""
+        return self._is_over and not self._chunks
 
     def send(self, request: bytes) -> None:
         """Send a request; nothing else may be under way."""
@@ -170,7 +213,10 @@ class Exchange(asyncio.Protocol):
         except (httptools.HttpParserError, UnicodeDecodeError):
             self._lost = self._lost or WireError("this is not HTTP")
             self._transport.abort()
-        self._wake()
+        if self._take is None or self._is_over or self._lost is not None:
+            self._wake()
+        elif self._chunks:
+            self._give(self._take)
 
     def eof_received(self) -> bool:
         """Close: an answer without a length ends so (RFC 9112, 6.3)."""

@@ -16,8 +16,9 @@ from router.services.chatting import chat, chat_admitted, chat_admitted_complete
 from router.services.deployment import deployment_import, deployment_set
 from router.services.embedding import embed_admitted
 from router.services.entries import model_entry_create, model_entry_delete, model_entry_update
+from router.services.openai_formats import relay, relay_complete
 from router.services.registry import registry_import
-from router.services.relaying import models_list, relay, relay_complete
+from router.services.relaying import Write, models_list
 from router.services.roles import role_set, role_unset
 from router.services.showing import Shown, model_show, models_loaded
 
@@ -25,6 +26,7 @@ __all__ = [
     "Admitted",
     "OpenAICall",
     "Shown",
+    "Write",
     "admit",
     "chat",
     "chat_admitted",

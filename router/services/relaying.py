@@ -1,6 +1,6 @@
 """OpenAI's API, passed on with as little change as can be; translated where the provider has another."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any
 
@@ -12,21 +12,34 @@ from accounts.permissions import Permission
 from audit.access import require
 from router import selectors
 from router.embedding_translation import embedding_answer, embedding_call
+from router.errors import ContextTooLong
+from router.holding import Send
 from router.openai_translation import CHAT_PATH, chat_call, translated, translated_whole
+from router.providers.frames import Frames
 from router.providers.openai_compatible import EMBEDDINGS_PATH, encode
 from router.selectors import ModelCard, Resolved
 from router.services.admission import Admitted, OpenAICall
+from router.services.fitting import explained, fitted, is_fitted, relay_fitted
 from router.services.measuring import meter_of, sent
+from router.shaping import chat_shaped, shape_of
 from router.usage import Tail, usage_in
 
+#: Sends a piece to the client at once; False: no more, until there is room.
+Write = Callable[[bytes], bool]
 #: How a stream's last block ends.
 _DONE = (b"[DONE]\n\n", b"[DONE]\r\n\r\n")
 
 
-async def relay(admitted: Admitted[OpenAICall]) -> AsyncGenerator[bytes, None]:
+async def relay(
+    admitted: Admitted[OpenAICall], write: Write | None = None
+) -> AsyncGenerator[bytes, None]:
     """Pass a streamed request on; yield the engine's frames, ``[DONE]`` included.
 
     Closing it stops the generation. Iterate in one task.
+
+    Args:
+        write: gets what comes after the first frames, where that saves a detour over this generator. When
+            it returns False, ``b""`` is yielded, and it is not called again before the next is asked for.
 
     Raises:
         MhError: at any time. Before the first frame nothing has been generated.
@@ -39,6 +52,8 @@ async def relay(admitted: Admitted[OpenAICall]) -> AsyncGenerator[bytes, None]:
             sent(meter, found)
             if _is_translated(found, call):
                 return _translated(found, call, waiting.request_id, whole=False)
+            if is_fitted(found, call):
+                return relay_fitted(found, call, tail.ask, waiting.request_id)
             body = tail.ask(call.for_route(found))
             return found.provider.relay(found.target, call.path, body, waiting.request_id)
 
@@ -50,16 +65,24 @@ async def relay(admitted: Admitted[OpenAICall]) -> AsyncGenerator[bytes, None]:
                 meter.done()
             return passed
 
+        def counted(frame: bytes) -> bytes:
+            meter.pieces += frame.count(b"\n\n") or 1
+            return watched(frame)
+
         async with AsyncExitStack() as stack:
-            async for _ in waiting.until_open(stack, send, settings.MH_FIRST_TOKEN_SECONDS):
-                pass  # a comment every few seconds says that it waits
+            stack.callback(lambda: meter.tokens(tail.usage))
+            await _opened(stack, send, admitted, settings.MH_FIRST_TOKEN_SECONDS)
             meter.piece()
             if passed := watched(waiting.first):
                 yield passed
-            async for frame in waiting.rest:
-                if passed := watched(frame):
-                    yield passed
-            meter.tokens(tail.usage)
+            rest = waiting.rest
+            if write is not None and isinstance(rest, Frames):
+                while await rest.pour(lambda frame: not (passed := counted(frame)) or write(passed)):
+                    yield b""
+            else:
+                async for frame in rest:
+                    if passed := counted(frame):
+                        yield passed
             meter.done()
 
 
@@ -86,16 +109,28 @@ async def relay_complete(admitted: Admitted[OpenAICall]) -> bytes:
             return ask(found)
 
         async with AsyncExitStack() as stack:
-            async for _ in waiting.until_open(stack, send, settings.MH_ANSWER_SECONDS):
-                pass
+            await _opened(stack, send, admitted, settings.MH_ANSWER_SECONDS)
             answer: bytes = waiting.first
             meter.tokens(usage_in(answer))
             meter.done()
             return answer
 
 
+async def _opened(
+    stack: AsyncExitStack, send: Send, admitted: Admitted[OpenAICall], patience: float
+) -> None:
+    """Have somebody answer. Meanwhile a comment every few seconds says that it waits."""
+    waiting = admitted.waiting
+    try:
+        async for _ in waiting.until_open(stack, send, patience):
+            pass
+    except ContextTooLong as exc:
+        raise await explained(exc, waiting.found, admitted.asked, waiting.request_id) from exc
+
+
 async def _answer(found: Resolved, call: OpenAICall, request_id: str) -> bytes:
     provider = found.provider
+    call = await fitted(found, call, request_id)
     if call.path in provider.capabilities_of(found.target).openai_paths:
         return await provider.ask(found.target, call.path, call.for_route(found), request_id)
     if call.path == EMBEDDINGS_PATH:
@@ -120,7 +155,7 @@ async def _translated(
     asked = chat_call(
         call.fields, model=found.route.model, options=found.route.options, request_id=request_id
     )
-    async with found.provider.chat(found.target, asked) as deltas:
+    async with chat_shaped(found.provider, found.target, asked, shape_of(found.route)) as deltas:
         frames = translated_whole(deltas, asked) if whole else translated(deltas, asked, fields)
         async with aclosing(frames):
             yield frames

@@ -1,7 +1,7 @@
 """How much a user may use, and how much they have used: asked before every request.
 
-What each may use is read once a second for everybody, so a change is felt within a second in every process
-and costs a request nothing. What somebody with a quota has used is counted in the broker: requests of this
+What each may use is read once a second for everybody, if anything was written since: a change is felt within
+a second in every process and costs a request nothing. What somebody with a quota has used is counted in the broker: requests of this
 minute, tokens of this day and this month (UTC). The database is the truth about it: a count that is not in
 the broker is taken from there, tokens anew each ``FRESH`` seconds; and while the broker is away, always.
 Tokens are counted when a request has ended, so the requests that are under way when a quota is used up are
@@ -96,21 +96,24 @@ def _broker() -> "redis.Redis":
 
 
 class _Quotas:
-    """Everybody's quota, as of a second ago at most."""
+    """Everybody's quota: as of a second ago at most, or as of the last commit."""
 
     def __init__(self) -> None:
         self._read_at = -math.inf
+        self._version: int | None = None
         self._by_user: dict[int, Limits] = {}
 
     def of(self, user_id: int) -> Limits:
         now = time.monotonic()
         if now - self._read_at >= READ_EVERY:
-            self._by_user = {row.pk: limits_of(row) for row in UserQuota.objects.all()}
-            self._read_at = now
+            version = database.version()
+            if version is None or version != self._version:
+                self._by_user = {row.pk: limits_of(row) for row in UserQuota.objects.all()}
+            self._read_at, self._version = now, version
         return self._by_user.get(user_id) or defaults()
 
     def forget(self) -> None:
-        self._read_at = -math.inf
+        self._read_at, self._version = -math.inf, None
 
 
 _quotas: Final = _Quotas()

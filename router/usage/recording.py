@@ -65,6 +65,7 @@ class Record:
     completion_tokens: int | None = None
     reasoning_tokens: int | None = None
     total_tokens: int | None = None
+    estimated: bool = False
     queued_ms: float | None = None
     ttft_ms: float | None = None
     attempts: int = 1
@@ -147,6 +148,10 @@ class Recorder:
         return [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
 
     def _run(self) -> None:
+        # Late, as ``storing``.
+        from accounts import database
+
+        database.keep_connections()
         pause = self._every
         while True:
             self._some.wait()

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from router.providers.openai_compatible import encode
+from router.providers.openai_stream import frame_begin
 from router.providers.sse import SseDecoder
 
 _ASK: Final = b',"stream_options":{"include_usage":true}}'
@@ -63,6 +64,12 @@ class Tail:
             block = block.replace(b',"usage":null', b"")
             if b'"usage"' not in block:
                 return block
+        # Whatever stands before the first of them passes as it is.
+        start = frame_begin(block, block.find(b'"usage"'))
+        return block[:start] + self._rest(block[start:])
+
+    def _rest(self, block: bytes) -> bytes:
+        if not self._wanted:
             block = _NULL.sub(b"", block)
         if _COUNTED.search(block) is None:
             return block

@@ -5,7 +5,7 @@ import itertools
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -136,6 +136,44 @@ def test_what_was_read_is_known_until_the_next_commit_of_anybody(
     with pytest.raises(database.NotKnownError):
         database.known(look)
     assert [look(), database.known(look)] == [2, 2]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("pool")
+def test_what_is_written_apart_leaves_the_known_known_and_hides_nothing_of_others() -> None:
+    shared: database.SharedReads[int] = database.SharedReads()
+    counted = itertools.count(1)
+
+    def look() -> int:
+        return shared.get("x", time.perf_counter(), lambda: next(counted))
+
+    def write() -> None:
+        User.objects.create(username=f"user-{time.perf_counter_ns()}")
+
+    def elsewhere(call: Callable[[], None]) -> None:
+        thread = threading.Thread(target=lambda: (call(), connection.close()))
+        thread.start()
+        thread.join()
+
+    assert look() == 1
+    for _ in range(2):
+        with database.apart():
+            write()
+        assert database.known(look) == 1
+    elsewhere(write)
+    assert look() == 2
+    seen = database._watch.version
+
+    def seen_late() -> int | None:
+        # Somebody commits between our commit and our look at the version.
+        elsewhere(write)
+        return seen()
+
+    with pytest.MonkeyPatch.context() as patch:
+        with database.apart():
+            write()
+            patch.setattr(database._watch, "version", seen_late)
+    assert look() == 3
 
 
 @pytest.mark.django_db

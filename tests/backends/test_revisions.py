@@ -142,7 +142,7 @@ def test_only_so_many_revisions_are_kept(
     for seconds in range(10, 16):
         change(owner_actor, drainSeconds=seconds)
     assert [row.number for row in selectors.revision_list(backend.row)] == [6, 5, 4]
-    assert selectors.revision_count(backend.row) == 3
+    assert selectors.revisions(backend.row).count() == 3
 
 
 def test_the_status_says_which_revision_the_options_are_at(

@@ -8,6 +8,7 @@ import pytest
 
 from accounts.errors import UpstreamFailed
 from router import direct, services, streams
+from router.services import Write
 
 SCOPE = {
     "type": "http",
@@ -33,6 +34,8 @@ class Client:
         self.source: asyncio.Queue[bytes | Exception] = asyncio.Queue()
         self.sent: asyncio.Queue[Any] = asyncio.Queue()
         self.closed = asyncio.Event()
+        self.write: Write | None = None
+        self.server_write: Write | None = None
 
         async def admit(who: object, read: object) -> Admitted:
             return Admitted(stream=stream)
@@ -44,10 +47,11 @@ class Client:
             return item
 
         monkeypatch.setattr(services, "admit", admit)
-        monkeypatch.setattr(services, "relay", lambda _: self._relay())
+        monkeypatch.setattr(services, "relay", lambda _, write: self._relay(write))
         monkeypatch.setattr(services, "relay_complete", whole)
 
-    async def _relay(self) -> AsyncGenerator[bytes, None]:
+    async def _relay(self, write: Write | None) -> AsyncGenerator[bytes, None]:
+        self.write = write
         try:
             while item := await self.source.get():
                 if isinstance(item, Exception):
@@ -58,7 +62,7 @@ class Client:
 
     async def ask(self) -> None:
         await direct.answer(
-            SCOPE,
+            {**SCOPE, direct.WRITE: self.server_write},
             self.incoming.get,
             self.sent.put,
             headers=[(b"x-ours", b"1")],
@@ -130,6 +134,30 @@ async def test_a_silent_engine_is_bridged_by_comments(
     while (piece := await client.next())[0] == streams.HEARTBEAT:
         pass
     assert piece == (b"one", True)
+    client.source.put_nowait(b"")
+    await task
+
+
+async def test_where_the_server_can_write_pieces_need_no_message(client: Client) -> None:
+    written: list[bytes] = []
+    client.server_write = lambda piece: written.append(piece) is None
+    task = asyncio.create_task(client.ask())
+    client.source.put_nowait(b"one")
+    await client.next()
+    await client.next()
+    assert client.write is not None
+    assert client.write(b"two")
+    assert written == [b"two"]
+    client.source.put_nowait(b"")
+    assert await client.next() == (b"", False)
+    await task
+
+
+async def test_where_it_cannot_pieces_come_by_message(client: Client) -> None:
+    task = asyncio.create_task(client.ask())
+    client.source.put_nowait(b"one")
+    await client.next()
+    assert client.write is None
     client.source.put_nowait(b"")
     await task
 

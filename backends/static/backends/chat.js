@@ -1,79 +1,9 @@
-// The chat box: one conversation over /ws/chat/.
+// The chat box: one conversation with whatever is active.
 
-import { hook, make, show, tell, write } from "../mh/dom.js";
-import { milliseconds } from "../mh/format.js";
-import { LiveSocket } from "../mh/socket.js";
-
-/** One answer on the page, growing while it arrives. */
-class Answer {
-  constructor() {
-    this.content = "";
-    this.thoughts = "";
-    this.text = make("div", { class: "mh-message__text" });
-    this.reasoning = make("div", { class: "mh-fold__body" });
-    this.fold = make("details", { class: "mh-fold" }, make("summary", {}, "Reasoning"), this.reasoning);
-    this.fold.hidden = true;
-    this.problem = make("p", { class: "mh-message__error" });
-    this.problem.hidden = true;
-    this.note = make("p", { class: "mh-subtle", "data-chat-usage": "" }, "Waiting…");
-    this.element = make(
-      "li",
-      { class: "mh-message", "data-role": "assistant", "aria-busy": "true" },
-      make("span", { class: "mh-hidden" }, "Answer: "),
-      this.fold,
-      this.text,
-      this.problem,
-      this.note,
-    );
-  }
-
-  add(text) {
-    this.content += text;
-    this.text.append(text);
-    write(this.note, "");
-  }
-
-  think(text) {
-    this.thoughts += text;
-    this.reasoning.append(text);
-    show(this.fold, true);
-    write(this.note, "");
-  }
-
-  queued(frame) {
-    const wait = frame.eta_seconds ? `, about ${Math.round(frame.eta_seconds)} s` : "";
-    write(this.note, `${frame.reason || "Waiting"} (place ${frame.position}${wait})`);
-  }
-
-  end(note, problem = "") {
-    this.element.removeAttribute("aria-busy");
-    write(this.note, note);
-    tell(this.problem, problem);
-  }
-}
-
-/** "7 tokens · first after 180 ms · 24.0 tokens/s · 0.5 s" */
-export function usageLine({ usage, timings, finish_reason: reason }) {
-  const parts = [];
-  const tokens = usage?.completion_tokens;
-  const [first, total] = [timings?.ttft_ms, timings?.total_ms];
-  if (tokens !== undefined && tokens !== null) {
-    parts.push(`${tokens} tokens`);
-  }
-  if (first) {
-    parts.push(`first after ${milliseconds(first)}`);
-  }
-  if (tokens > 1 && total > first) {
-    parts.push(`${(((tokens - 1) * 1000) / (total - first)).toFixed(1)} tokens/s`);
-  }
-  if (total) {
-    parts.push(`${milliseconds(total)} in all`);
-  }
-  if (reason && reason !== "stop") {
-    parts.push(reason === "length" ? "cut at the length limit" : reason);
-  }
-  return parts.join(" · ");
-}
+import { Answer, questionElement } from "../mh/answer.js";
+import { Chats } from "../mh/chats.js";
+import { hook, show, write } from "../mh/dom.js";
+import { Follow } from "../mh/follow.js";
 
 export class Chat {
   constructor(root, config) {
@@ -86,6 +16,7 @@ export class Chat {
     this.why = "";
     this.prompt = root.querySelector("textarea");
     this.list = hook(root, "chat-list");
+    this.follow = new Follow(this.list);
     this.form = hook(root, "chat-form");
     this.form.addEventListener("submit", (event) => {
       event.preventDefault();
@@ -100,11 +31,7 @@ export class Chat {
     this.prompt.addEventListener("input", () => this.renderControls());
     hook(root, "chat-stop").addEventListener("click", () => this.cancel());
     hook(root, "chat-new").addEventListener("click", () => this.restart());
-    this.socketState = "waiting";
-    this.socket = new LiveSocket("/ws/chat/", {
-      onframe: (frame) => this.received(frame),
-      onstate: (state) => this.connection(state),
-    });
+    this.chats = new Chats(() => this.renderControls());
   }
 
   /** Follow the status: which model answers, or why none does. */
@@ -138,11 +65,11 @@ export class Chat {
 
   renderControls() {
     const busy = this.answer !== null;
-    const online = this.socketState === "open";
+    const online = this.chats.isOpen;
     const possible = Boolean(this.model) && online;
     const hint =
       this.why || (online ? "Enter sends, Shift+Enter makes a new line." : "Connecting to the chat…");
-    write(hook(this.root, "chat-hint"), this.socketState === "refused" ? "You may not chat here." : hint);
+    write(hook(this.root, "chat-hint"), this.chats.state === "refused" ? "You may not chat here." : hint);
     this.prompt.disabled = !possible && !busy;
     const send = hook(this.root, "chat-send");
     send.disabled = !possible || busy || !this.prompt.value.trim();
@@ -156,30 +83,21 @@ export class Chat {
     if (!text || this.answer || !this.model) {
       return;
     }
-    this.id = crypto.randomUUID?.() ?? `chat-${Date.now()}-${Math.random()}`;
     const messages = [...this.messages, { role: "user", content: text }];
-    const frame = { type: "chat", id: this.id, messages, options: this.options() };
-    if (!this.socket.send(frame)) {
-      this.connection("waiting");
+    const answer = new Answer(undefined, { onpaint: () => this.follow.grown() });
+    this.id = this.chats.ask({ messages, options: this.options() }, (frame) => this.received(answer, frame));
+    if (!this.id) {
+      this.renderControls();
       return;
     }
     this.messages = messages;
-    this.list.append(this.question(text));
-    this.answer = new Answer();
-    this.list.append(this.answer.element);
+    this.list.append(questionElement(text));
+    this.answer = answer;
+    this.list.append(answer.element);
     this.prompt.value = "";
     this.renderControls();
     this.prompt.focus();
-    this.follow(true);
-  }
-
-  question(text) {
-    return make(
-      "li",
-      { class: "mh-message", "data-role": "user" },
-      make("span", { class: "mh-hidden" }, "You: "),
-      make("div", { class: "mh-message__text" }, text),
-    );
+    this.follow.toEnd();
   }
 
   options() {
@@ -189,8 +107,9 @@ export class Chat {
 
   cancel() {
     if (this.answer) {
-      this.socket.send({ type: "cancel", id: this.id });
-      this.end("Stopped.");
+      this.chats.cancel(this.id);
+      this.answer.stop();
+      this.ended();
     }
   }
 
@@ -201,64 +120,28 @@ export class Chat {
     this.prompt.focus();
   }
 
-  received(frame) {
-    if (!this.answer || (frame.id !== undefined && frame.id !== this.id)) {
-      return;
-    }
-    const atEnd = this.atEnd();
-    switch (frame.type) {
-      case "queued":
-        this.answer.queued(frame);
-        break;
-      case "token":
-        this.answer.add(frame.content);
-        break;
-      case "reasoning":
-        this.answer.think(frame.content);
-        break;
-      case "done":
-        this.end(usageLine(frame));
-        break;
-      case "error":
-        this.end("", frame.error?.message ?? "The answer broke off.");
-        break;
-      default:
-        break;
-    }
-    this.follow(atEnd);
+  /** Once a second: the time left of what waits. */
+  tick() {
+    this.answer?.tick();
   }
 
-  end(note, problem = "") {
-    const { answer } = this;
+  received(answer, frame) {
+    answer.feed(frame);
+    if (!answer.isRunning) {
+      this.ended();
+    }
+  }
+
+  ended() {
+    const { record } = this.answer;
     this.answer = null;
-    answer.end(note, problem);
-    if (answer.content) {
-      this.messages = [...this.messages, { role: "assistant", content: answer.content }];
+    if (record.text) {
+      this.messages = [...this.messages, { role: "assistant", content: record.text }];
     } else {
       // Nothing came: the question is not part of what the model is told next.
       this.messages = this.messages.slice(0, -1);
     }
-    write(hook(this.root, "chat-announce"), problem || answer.content);
+    write(hook(this.root, "chat-announce"), record.error?.message || record.text);
     this.renderControls();
-  }
-
-  connection(state) {
-    this.socketState = state;
-    if (state !== "open" && this.answer) {
-      this.end("", "The connection was lost, and with it the rest of the answer.");
-    }
-    this.renderControls();
-  }
-
-  atEnd() {
-    const { scrollHeight, scrollTop, clientHeight } = this.list;
-    return scrollHeight - scrollTop - clientHeight < 40;
-  }
-
-  /** Keep the newest line in view, unless the reader scrolled up. */
-  follow(wanted) {
-    if (wanted) {
-      this.list.scrollTop = this.list.scrollHeight;
-    }
   }
 }

@@ -82,4 +82,5 @@ setInterval(() => {
   for (const card of cards.values()) {
     card.tick();
   }
+  chat?.tick();
 }, 1000);

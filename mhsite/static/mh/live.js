@@ -4,6 +4,7 @@
 //   live.on("status", (status) => …)      // as REST; at once with what the page came with, then on change
 //   live.on("operation", (operation) => …) // an operation moved
 //   live.on("gpu", (gpus) => …)
+//   live.on("sample", (frame) => …)        // every 5 s: means of all measures, of GPUs and backends
 //   live.on("connection", (state) => …)    // "waiting" | "open" | "signed-out" | "refused"
 
 import { LiveSocket } from "./socket.js";

@@ -5,6 +5,29 @@ import { call } from "./api.js";
 /** Milliseconds within which several reasons to refresh are one. */
 const TOGETHER = 250;
 
+/** The page at this address as the server has it now. */
+async function pageNow() {
+  const text = await call("GET", window.location.pathname + window.location.search, undefined, { as: "text" });
+  return new DOMParser().parseFromString(text, "text/html");
+}
+
+/** The part of a page with this name in `data-refresh`. */
+const part = (root, name) => root.querySelector(`[data-refresh="${CSS.escape(name)}"]`);
+
+/** Put only the named parts in place, now; returns them. A part that the server has no more goes here, too. */
+export async function refreshed(...names) {
+  const fresh = await pageNow();
+  return names.map((name) => {
+    const [old, now] = [part(document, name), part(fresh, name)];
+    if (now) {
+      old?.replaceWith(now);
+    } else {
+      old?.remove();
+    }
+    return now;
+  });
+}
+
 /**
  * A function that reads this page again and replaces the elements with `data-refresh`.
  * What is unfolded stays unfolded, and the focus stays where it was, where elements have ids.
@@ -22,8 +45,7 @@ export function refresher() {
     }
     running = true;
     try {
-      const text = await call("GET", window.location.href, undefined, { as: "text" });
-      replace(new DOMParser().parseFromString(text, "text/html"));
+      replace(await pageNow());
     } catch {
       // The header says that the line is down; the next change tries again.
     } finally {
@@ -44,7 +66,7 @@ export function refresher() {
 function replace(fresh) {
   const focused = document.activeElement?.id;
   for (const old of document.querySelectorAll("[data-refresh]")) {
-    const now = fresh.querySelector(`[data-refresh="${CSS.escape(old.dataset.refresh)}"]`);
+    const now = part(fresh, old.dataset.refresh);
     if (!now) {
       continue;
     }

@@ -183,3 +183,91 @@ async def test_a_header_with_a_line_break_is_not_sent() -> None:
         with pytest.raises(ValueError, match="line break"):
             await wire.post(engine.url, b"{}", {"X-Request-Id": "a\r\nHost: b"})
         assert engine.requests == []
+
+
+class Taker:
+    """Takes what is poured, and may have had enough."""
+
+    def __init__(self, most: int = 2**60) -> None:
+        self.body = b""
+        self._most = most
+
+    def __call__(self, piece: bytes) -> bool:
+        self.body += piece
+        return len(self.body) < self._most
+
+
+async def test_what_is_poured_is_the_body_wherever_it_is_cut() -> None:
+    for size in (1, 2, 7, len(WHOLE)):
+        pieces = [WHOLE[at : at + size] for at in range(0, len(WHOLE), size)]
+        async with server(says(*pieces)) as engine:
+            exchange = await wire.post(engine.url, b"{}", {})
+            taker = Taker()
+            assert await exchange.pour(taker) is False
+            assert taker.body == b"hello world"
+            exchange.close()
+
+
+async def test_who_has_had_enough_gets_the_rest_later() -> None:
+    async with server(says(CHUNKED + b"5\r\nhello\r\n", b"6\r\n world\r\n0\r\n\r\n")) as engine:
+        exchange = await wire.post(engine.url, b"{}", {})
+        first = Taker(1)
+        assert await exchange.pour(first) is True
+        rest = await all_of(exchange)
+        assert first.body + rest == b"hello world"
+        assert await exchange.pour(first) is False
+        exchange.close()
+
+
+async def test_pouring_from_an_answer_that_breaks_off_is_an_error_after_what_came() -> None:
+    async with server(says(CHUNKED + b"5\r\nhello\r\n", close=True)) as engine:
+        exchange = await wire.post(engine.url, b"{}", {})
+        taker = Taker()
+        with pytest.raises(WireError):
+            await exchange.pour(taker)
+        assert taker.body == b"hello"
+        exchange.close()
+
+
+async def test_an_error_of_who_takes_comes_out_of_pouring() -> None:
+    begun = asyncio.Event()
+
+    async def behave(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(CHUNKED)
+        await begun.wait()
+        writer.write(b"5\r\nhello\r\n")
+
+    def take(_: bytes) -> bool:
+        raise KeyError
+
+    async with server(behave) as engine:
+        exchange = await wire.post(engine.url, b"{}", {})
+        pouring = asyncio.create_task(exchange.pour(take))
+        await asyncio.sleep(0)
+        begun.set()
+        with pytest.raises(KeyError):
+            await asyncio.wait_for(pouring, 5)
+        exchange.close()
+
+
+async def test_cancelling_what_pours_closes_the_connection_and_takes_no_more() -> None:
+    async def endless(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(CHUNKED)
+        while True:
+            writer.write(b"5\r\nhello\r\n")
+            await writer.drain()
+            await asyncio.sleep(0.001)
+
+    async with server(endless) as engine:
+        exchange = await wire.post(engine.url, b"{}", {})
+        taker = Taker()
+        pouring = asyncio.create_task(exchange.pour(taker))
+        while not taker.body:  # noqa: ASYNC110 - it is the taker that is tested
+            await asyncio.sleep(0)
+        pouring.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await pouring
+        taken = taker.body
+        exchange.close()
+        await asyncio.wait_for(engine.gone.wait(), 5)
+        assert taker.body == taken

@@ -1,0 +1,71 @@
+"""Frames that are passed on: poured, they are the same as one after the other."""
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import pytest
+
+from accounts.errors import MhError
+from router.providers.frames import Frames
+
+TOKEN = b'data: {"choices":[{"delta":{"content":"a"},"finish_reason":null}]}\n\n'
+LAST = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+ERROR = b'data: {"error":{"message":"no","code":500}}\n\n'
+
+
+class Response:
+    """An answer of httpx's kind; ``wire``'s is poured in ``test_live_http``."""
+
+    status_code = 200
+    headers: Mapping[str, str] = {}
+
+    def __init__(self, body: bytes, size: int) -> None:
+        self._pieces = [body[at : at + size] for at in range(0, len(body), size)]
+
+    async def aiter_raw(self) -> AsyncIterator[bytes]:
+        for piece in self._pieces:
+            yield piece
+
+    aiter_bytes = aiter_raw
+
+    async def aread(self) -> bytes:
+        return b""
+
+    async def aclose(self) -> None:
+        pass
+
+
+async def one_by_one(frames: Frames) -> bytes:
+    return b"".join([frame async for frame in frames])
+
+
+async def poured(frames: Frames, found: list[bytes], *, patient: bool) -> bytes:
+    def take(frame: bytes) -> bool:
+        found.append(frame)
+        return patient
+
+    while await frames.pour(take):
+        assert not patient
+    return b"".join(found)
+
+
+@pytest.mark.parametrize("size", [1, 10, len(TOKEN), 10_000])
+@pytest.mark.parametrize("patient", [True, False])
+async def test_poured_they_are_the_same(size: int, patient: bool) -> None:
+    body = TOKEN * 3 + LAST
+    assert await one_by_one(Frames(Response(body, size))) == body
+    assert await poured(Frames(Response(body, size)), [], patient=patient) == body
+
+
+@pytest.mark.parametrize("how", ["iterated", "poured"])
+@pytest.mark.parametrize("end", [ERROR, b"", TOKEN[:9]])
+async def test_what_breaks_off_is_an_error_after_whole_frames(how: str, end: bytes) -> None:
+    found: list[bytes] = []
+    frames: Any = Frames(Response(TOKEN + end, len(TOKEN)))
+    with pytest.raises(MhError):
+        if how == "poured":
+            await poured(frames, found, patient=True)
+        else:
+            async for frame in frames:
+                found.append(frame)  # noqa: PERF401 - what came before the error counts
+    assert b"".join(found) == TOKEN
