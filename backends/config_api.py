@@ -1,5 +1,6 @@
 """REST of what a backend is configured to be: options and their revisions; and its installation."""
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from drf_spectacular.types import OpenApiTypes
@@ -24,7 +25,7 @@ from backends.answering import (
     require_operator,
     wait_seconds,
 )
-from backends.models import Backend, Operation
+from backends.models import Backend
 
 _IF_MATCH: Final = OpenApiParameter(
     "If-Match",
@@ -59,16 +60,15 @@ class ConfigView(APIView):
         actor = actor_of(request)
         services.operate_check(actor=actor, name=name)
         body = parsed(serializers.ConfigRequest, request)
-        wait, revision = wait_seconds(request), _revision(request, body)
-        by = keyed(request, actor)
-        row = services.operation_repeated(by)
-        if row is None:
+        by, revision = keyed(request, actor), _revision(request, body)
+
+        def change() -> None:
             if body["options"] or revision is not None:
                 services.backend_configure(
                     actor=by, name=name, options=body["options"], revision=revision
                 )
-            row = _applied(by, name) if body["apply"] else None
-        return _answer(name, row, wait)
+
+        return _changed(request, by, name, change, apply=body["apply"])
 
 
 class RevisionsView(ListView):
@@ -81,8 +81,8 @@ class RevisionsView(ListView):
         """Return the revisions of the options, newest first. Of secrets only that they changed."""
         require_operator(request, name, Permission.BACKENDS_OPERATE)
         self.asked()
-        backend = selectors.backend_get(name)
-        return self.page(selectors.revisions(backend), selectors.revision_payload)
+        rows = selectors.revisions(selectors.backend_get(name))
+        return self.page(rows, selectors.revision_payload)
 
 
 class RestoreView(APIView):
@@ -99,13 +99,12 @@ class RestoreView(APIView):
         actor = actor_of(request)
         services.operate_check(actor=actor, name=name)
         body = parsed(serializers.RestoreRequest, request)
-        wait, revision = wait_seconds(request), _revision(request, body)
-        by = keyed(request, actor)
-        row = services.operation_repeated(by)
-        if row is None:
+        by, revision = keyed(request, actor), _revision(request, body)
+
+        def change() -> None:
             services.backend_restore(actor=by, name=name, number=number, revision=revision)
-            row = _applied(by, name) if body["apply"] else None
-        return _answer(name, row, wait)
+
+        return _changed(request, by, name, change, apply=body["apply"])
 
 
 class InstallView(APIView):
@@ -124,21 +123,25 @@ class InstallView(APIView):
         return operated(request, actor, lambda by: services.engine_install(actor=by, name=name))
 
 
-def _applied(by: Actor, name: str) -> Operation | None:
-    """Have what runs get the options, if it runs."""
-    if not selectors.backend_is_running(selectors.backend_get(name)):
-        return None
-    return services.operation_once(
-        actor=by, ask=lambda: services.backend_apply(actor=by, name=name)
-    )
+def _changed(
+    request: Request, by: Actor, name: str, change: Callable[[], None], *, apply: bool
+) -> Response:
+    """Change the options, have what runs get them where that is asked, and answer with both.
 
-
-def _answer(name: str, row: Operation | None, wait: float) -> Response:
-    if row is not None:
-        row = selectors.operation_wait(str(row.pk), wait)
+    What came before with the same key is not done again.
+    """
+    wait = wait_seconds(request)
+    row = services.operation_repeated(by)
+    if row is None:
+        change()
+        if apply and selectors.backend_is_running(selectors.backend_get(name)):
+            row = services.operation_once(
+                actor=by, ask=lambda: services.backend_apply(actor=by, name=name)
+            )
     backend = selectors.backend_get(name)
     answer: dict[str, Any] = selectors.backend_config(backend)
     if row is not None:
+        row = selectors.operation_wait(str(row.pk), wait)
         answer["operation"] = selectors.operation_payload(row)
     return Response(answer, headers=_etag(backend))
 

@@ -3,8 +3,8 @@
 MhError
 ├── NotFound         ── UnknownBackend, UnknownOperation, UnknownModel, UnknownStart, UnknownRevision
 ├── Conflict         ── OperationConflict, OperationLost, ModelInUse, ModelNotOurs, CannotDo,
-│                       EngineAttached, ConfigurationMoved
-├── Invalid          ── InvalidOptions, PreflightFailed, KeyReused
+ │                       EngineAttached, ConfigurationMoved
+ ├── Invalid          ── InvalidOptions, PreflightFailed, KeyReused
 ├── Unavailable      ── WorkerUnavailable, BackendNotRunning ── BackendHeld, BackendMoved
 └── UpstreamFailed   ── StartFailed, StopFailed, PullFailed, DeleteFailed
 """

@@ -6,7 +6,8 @@ from datetime import datetime
 from statistics import median
 from typing import Any, Final
 
-from backends.cards import STEP_WORDS, duration_text
+from backends.cards import STEP_WORDS
+from backends.words import duration_text
 
 #: Least width of a bar, as a part of the line: what took no time is still seen.
 _LEAST: Final = 0.004

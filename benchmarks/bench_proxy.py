@@ -2,23 +2,27 @@
 
 64-token SSE chat streams, 1, 50 and 200 at once, with the same engine behind each proxy, which costs next to
 nothing. CPU is that of the proxy's processes alone, everything counted: the requests too, divided by all
-tokens. Two things are taken of each load:
+tokens. Each load is taken at three paces of the engine, which at each step writes one token to each stream, as
+one that batches does:
 
-- *flat out*: the engine writes its tokens, one write each, as fast as it can. CPU per token, and requests per
-  second on the processors that the engine and the clients use too. The numbers in circulation are of this kind.
-- *paced*: at every step, 20 ms apart (5 ms for one stream alone), the engine writes one token to each stream,
-  as one that batches does. Each token is read and written by itself: CPU per token is mostly the kernel's, and
-  higher for everybody. The time added to the first token is what the same load measures of the engine directly.
+- *flat*: the next step begins at once. Tokens arrive together: it is requests that cost. Requests per second
+  are taken here, on the processors that the engine and the clients use too.
+- *busy*: steps are 5 ms apart. Each token is read and written by itself, and the proxy has work all the time.
+- *paced*: 20 ms apart. The proxy sleeps between the steps, and each costs most, for everybody.
 
+The time added to the first token is what the busy load measures less what the engine alone does.
 Each is taken three times; the lowest CPU counts, because what else runs on a machine only ever adds to it.
+LiteLLM, which is far away from all others, is taken once.
 
-Ours is measured as people run it: signed in by token, with usage and audit.
+Ours is measured as people run it: signed in by token, with usage and audit. Each request must have left its
+record of usage. ``floor`` is the least an ASGI application can do, which does none of that (``floor.py``).
 
     mh bench proxy --only nginx --only uvicorn --requests 200
 """
 
 import argparse
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -35,15 +39,24 @@ from benchmarks.peers import NotHereError
 from benchmarks.site import engine_process, running
 
 PROGRAM: Final = Path(__file__).parent / "engine.py"
-#: Streams at once, their number in all, and the seconds between two tokens.
-LOADS: Final = ((1, 40, 0.005), (50, 600, 0.02), (200, 1200, 0.02))
-#: Seconds after which no more streams of a load begin: slow proxies are measured on fewer.
-SECONDS_MAX: Final = 30.0
-#: How often each is taken.
+#: Seconds between two tokens of a stream.
+PACES: Final = {"flat": 0.0, "busy": 0.005, "paced": 0.02}
+#: Streams at once, and how many are taken in each round at each pace.
+LOADS: Final[dict[int, dict[str, int]]] = {
+    1: {"flat": 20, "busy": 8, "paced": 2},
+    50: {"flat": 200, "busy": 200, "paced": 100},
+    200: {"flat": 400, "busy": 400, "paced": 200},
+}
+#: Seconds after which no more streams of a round begin: slow proxies are measured on fewer.
+SECONDS_MAX: Final = 8.0
+#: How often each is taken; and those that are not.
 ROUNDS: Final = 3
+ROUNDS_OF: Final = {"litellm": 1}
 TARGETS: Final = {"/v1": 45.0, "/ws/chat/": 80.0}
 #: The load that the targets are for.
 TARGET_LOAD: Final = 50
+#: Seconds in which the last request's usage must be in the database.
+RECORDS_SECONDS: Final = 20.0
 
 
 @dataclass
@@ -55,16 +68,27 @@ class Proxy:
     cpu_seconds: Callable[[], float]
     token: str = ""
     client: type[HttpClient] | type[SocketClient] = HttpClient
+    #: Records of usage it has written so far; None where it writes none.
+    records: Callable[[], int] | None = None
+    #: Requests it has answered so far.
+    requests: int = 0
 
 
 def tree_cpu(root: psutil.Process) -> float:
-    """Return the CPU seconds of a process, those below it, and those below it that have ended."""
+    """Return the CPU seconds, user and system, of a process and those below it."""
     total = 0.0
     for process in [root, *root.children(recursive=True)]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            times = process.cpu_times()
-            total += times.user + times.system + times.children_user + times.children_system
+        with contextlib.suppress(OSError):
+            total += time.clock_gettime(_cpu_clock(process.pid))
     return total
+
+
+def _cpu_clock(pid: int) -> int:
+    """Return the clock of a process's CPU time, in nanoseconds where ``/proc`` has hundredths of a second.
+
+    Source: Linux, ``clock_getcpuclockid(3)``, and ``CPUCLOCK_SCHED`` of ``posix-timers_types.h``.
+    """
+    return (~pid << 3) | 2
 
 
 @contextmanager
@@ -83,7 +107,9 @@ def _peer(start: Callable[[str], AbstractContextManager[peers.Peer]]) -> Iterato
 @contextmanager
 def _ours(server: str, client: type[HttpClient] | type[SocketClient]) -> Iterator[Proxy]:
     with running(server, "", PROGRAM) as site:
-        yield Proxy(site.url, "", site.cpu_seconds, site.token, client)
+        yield Proxy(
+            site.url, "", lambda: tree_cpu(site.web), site.token, client, records=site.usage_records
+        )
 
 
 SERVERS: Final = ("uvicorn", "granian", "daphne")
@@ -92,44 +118,53 @@ PROXIES: Final[dict[str, Callable[[], AbstractContextManager[Proxy]]]] = {
     "nginx": lambda: _peer(peers.nginx),
     "vllm-router": lambda: _peer(peers.vllm_router),
     "litellm": lambda: _peer(peers.litellm),
+    "floor": lambda: _peer(peers.floor),
     **{name: lambda name=name: _ours(name, HttpClient) for name in SERVERS},  # type: ignore[misc]
     **{f"{name}-ws": lambda name=name: _ours(name, SocketClient) for name in SERVERS},  # type: ignore[misc]
 }
 
 
 async def measure(
-    proxy: Proxy, requests: int | None, at_once: Sequence[int] = ()
+    proxy: Proxy, requests: int | None, at_once: Sequence[int] = (), rounds: int = ROUNDS
 ) -> list[dict[str, Any]]:
-    """Take every load, or some; the first streams, while everything grows warm, do not count."""
-    await _take(proxy, 10, 40, 0.005)
-    loads = [load for load in LOADS if not at_once or load[0] in at_once]
-    return [await _row(proxy, *_counted(load, requests)) for load in loads]
+    """Take every load, or some; the first streams, while everything grows warm, do not count.
+
+    Args:
+        proxy: that is up.
+        requests: of a round, instead of as many as usual.
+        at_once: the loads to take; all of them where there are none.
+        rounds: how often each is taken.
+    """
+    await _take(proxy, 10, 40, PACES["busy"])
+    return [
+        await _row(proxy, number, dict.fromkeys(counts, requests) if requests else counts, rounds)
+        for number, counts in LOADS.items()
+        if not at_once or number in at_once
+    ]
 
 
-def _counted(load: tuple[int, int, float], requests: int | None) -> tuple[int, int, float]:
-    at_once, usual, delay = load
-    return (at_once, max(requests, at_once) if requests else usual, delay)
-
-
-async def _row(proxy: Proxy, at_once: int, requests: int, delay: float) -> dict[str, Any]:
+async def _row(proxy: Proxy, at_once: int, counts: dict[str, int], rounds: int) -> dict[str, Any]:
     before = machine.load()
-    each = max(requests // ROUNDS, at_once)
-    flat = [await _measured(proxy, at_once, each, 0) for _ in range(ROUNDS)]
-    paced = [await _measured(proxy, at_once, each, delay) for _ in range(ROUNDS)]
-    firsts = Taken()
-    for _, taken in paced:
-        firsts.first_token_seconds += taken.first_token_seconds
-    return {
-        "streams": at_once,
-        "requests": sum(taken.requests for _, taken in flat + paced),
-        "cpu_us_per_token": min(cpu for cpu, _ in flat),
-        "cpu_us_per_token_paced": min(cpu for cpu, _ in paced),
-        "cpu_us_per_token_all": [[cpu for cpu, _ in flat], [cpu for cpu, _ in paced]],
-        "requests_per_second": round(max(t.requests / t.seconds for _, t in flat), 1),
-        "first_token_ms_p50": round(firsts.first_ms(50), 2),
-        "first_token_ms_p99": round(firsts.first_ms(99), 2),
-        "load": [before, machine.load()],
-    }
+    row: dict[str, Any] = {"streams": at_once, "requests": 0, "cpu_us_per_token_all": {}}
+    for pace, delay in PACES.items():
+        count = max(counts[pace], at_once)
+        found = [await _measured(proxy, at_once, count, delay) for _ in range(rounds)]
+        row["requests"] += sum(taken.requests for _, taken in found)
+        row["cpu_us_per_token_all"][pace] = [cpu for cpu, _ in found]
+        row[f"cpu_us_per_token_{pace}"] = min(cpu for cpu, _ in found)
+        if pace == "flat":
+            fastest = max(taken.requests / taken.seconds for _, taken in found)
+            row["requests_per_second"] = round(fastest, 1)
+        if pace == "busy":
+            row |= _firsts([taken for _, taken in found])
+    return {**row, "load": [before, machine.load()]}
+
+
+def _firsts(found: Sequence[Taken]) -> dict[str, float]:
+    both = Taken(
+        first_token_seconds=[each for taken in found for each in taken.first_token_seconds]
+    )
+    return {f"first_token_ms_p{percent}": round(both.first_ms(percent), 2) for percent in (50, 99)}
 
 
 async def _measured(proxy: Proxy, at_once: int, requests: int, delay: float) -> tuple[float, Taken]:
@@ -139,7 +174,7 @@ async def _measured(proxy: Proxy, at_once: int, requests: int, delay: float) -> 
 
 
 async def _take(proxy: Proxy, at_once: int, requests: int, delay: float) -> Taken:
-    return await flow(
+    taken = await flow(
         proxy.url,
         at_once=at_once,
         requests=requests,
@@ -148,6 +183,8 @@ async def _take(proxy: Proxy, at_once: int, requests: int, delay: float) -> Take
         delay=delay,
         seconds=SECONDS_MAX,
     )
+    proxy.requests += taken.requests
+    return taken
 
 
 def per_token(cpu: float, taken: Taken) -> float:
@@ -170,15 +207,26 @@ def run(
         print(f"{name}… (load {machine.load()})", flush=True)
         try:
             with PROXIES[name]() as proxy:
-                found[name] = {
-                    "version": proxy.version,
-                    "loads": uvloop.run(measure(proxy, requests, at_once)),
-                }
+                rounds = ROUNDS_OF.get(name, ROUNDS)
+                loads = uvloop.run(measure(proxy, requests, at_once, rounds))
+                found[name] = {"version": proxy.version, "loads": loads, **_recorded(proxy)}
         except NotHereError as exc:
             print(f"  left out: {exc}", flush=True)
             found[name] = {"left_out": str(exc)}
         keep(found)
     return found
+
+
+def _recorded(proxy: Proxy) -> dict[str, int]:
+    """Return how many records of usage were written, once all are; end where some are missing."""
+    if proxy.records is None:
+        return {}
+    deadline = time.monotonic() + RECORDS_SECONDS
+    while (records := proxy.records()) < proxy.requests and time.monotonic() < deadline:
+        time.sleep(0.2)
+    if records != proxy.requests:
+        raise SystemExit(f"{proxy.url}: {proxy.requests} requests left {records} records of usage")
+    return {"usage_records": records}
 
 
 def add_ratios(found: dict[str, Any]) -> None:
@@ -189,11 +237,11 @@ def add_ratios(found: dict[str, Any]) -> None:
             if direct and name != "direct":
                 for key in ("first_token_ms_p50", "first_token_ms_p99"):
                     row[key.replace("_ms_", "_ms_added_")] = round(row[key] - direct[key], 2)
-            for other in ("nginx", "vllm-router", "litellm"):
+            for other in ("nginx", "vllm-router", "litellm", "floor"):
                 theirs = _same(found, other, row)
                 if theirs and name not in {other, "direct"}:
-                    row[f"of_{other}"] = _ratio(row, theirs, "cpu_us_per_token")
-                    row[f"of_{other}_paced"] = _ratio(row, theirs, "cpu_us_per_token_paced")
+                    for pace in PACES:
+                        row[f"of_{other}_{pace}"] = _ratio(row, theirs, f"cpu_us_per_token_{pace}")
 
 
 def _ratio(row: dict[str, Any], theirs: dict[str, Any], key: str) -> float | None:
@@ -208,30 +256,18 @@ def _same(found: dict[str, Any], name: str, row: dict[str, Any]) -> dict[str, An
 HEADING: Final = (
     "proxy",
     "at once",
-    "µs/token",
-    "of nginx",
-    "of router",
-    "of LiteLLM",
+    "flat µs",
+    "busy µs",
+    "paced µs",
     "req/s",
-    "µs paced",
-    "of nginx",
-    "of router",
-    "of LiteLLM",
     "first ms",
     "added p50",
     "added p99",
     "load",
 )
 _SHOWN: Final = (
-    "cpu_us_per_token",
-    "of_nginx",
-    "of_vllm-router",
-    "of_litellm",
+    *(f"cpu_us_per_token_{pace}" for pace in PACES),
     "requests_per_second",
-    "cpu_us_per_token_paced",
-    "of_nginx_paced",
-    "of_vllm-router_paced",
-    "of_litellm_paced",
     "first_token_ms_p50",
     "first_token_ms_added_p50",
     "first_token_ms_added_p99",
@@ -246,50 +282,65 @@ def lines(found: dict[str, Any]) -> Iterator[tuple[object, ...]]:
             yield (name, row["streams"], *cells, row["load"][1])
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """A target, and what the best of our servers reached."""
+
+    what: str
+    server: str
+    value: float
+    target: float
+
+    def fields(self) -> dict[str, Any]:
+        return {**vars(self), "target": round(self.target, 3), "met": self.value <= self.target}
+
+
 def judged(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return each target with what the best of our servers reached."""
-    verdicts: list[dict[str, Any]] = []
-    for surface, limit, names in (
-        ("/v1", TARGETS["/v1"], SERVERS),
-        ("/ws/chat/", TARGETS["/ws/chat/"], [f"{name}-ws" for name in SERVERS]),
-    ):
-        rows = [
-            (name, row)
-            for name in names
-            for row in found.get(name, {}).get("loads", ())
-            if row["streams"] == TARGET_LOAD
-        ]
-        if not rows:
-            continue
-        name, best = min(rows, key=lambda pair: pair[1]["cpu_us_per_token"])
-        wanted = [(f"{surface}: µs per token", best["cpu_us_per_token"], limit)]
-        if surface == "/v1":
-            wanted += [
-                (
-                    f"{surface}: of {other}{kind.replace('_', ', ')}",
-                    best.get(f"of_{other}{kind}"),
-                    most,
-                )
-                for kind in ("", "_paced")
-                for other, most in (("nginx", 3.0), ("vllm-router", 1.7), ("litellm", 1 / 15))
-            ]
-            wanted += [
-                ("/v1: ms added, one alone", row.get("first_token_ms_added_p50"), 3.0)
-                for row in found[name]["loads"]
-                if row["streams"] == 1
-            ]
-        verdicts += [
-            {
-                "what": what,
-                "server": name,
-                "value": value,
-                "target": round(most, 3),
-                "met": value <= most,
-            }
-            for what, value, most in wanted
-            if value is not None
-        ]
-    return verdicts
+    """Return each target at each pace with what the best of our servers reached."""
+    sockets = [f"{name}-ws" for name in SERVERS]
+    verdicts = [
+        verdict
+        for pace in PACES
+        for verdict in (*_of_v1(found, pace), *_cpu(found, "/ws/chat/", sockets, pace))
+    ]
+    alone = [(name, row) for name in SERVERS for row in _rows(found, name, 1)]
+    added = [
+        (row["first_token_ms_added_p50"], name)
+        for name, row in alone
+        if "first_token_ms_added_p50" in row
+    ]
+    if added:
+        value, name = min(added)
+        verdicts.append(Verdict("/v1: ms added to the first token, one alone", name, value, 3.0))
+    return [verdict.fields() for verdict in verdicts]
+
+
+def _of_v1(found: dict[str, Any], pace: str) -> Iterator[Verdict]:
+    yield from _cpu(found, "/v1", SERVERS, pace)
+    for other, most in (("nginx", 3.0), ("vllm-router", 1.7), ("litellm", 1 / 15)):
+        best = _best(found, SERVERS, f"of_{other}_{pace}")
+        if best is not None:
+            yield Verdict(f"/v1, {pace}: of {other}", best[1], best[0], most)
+
+
+def _cpu(found: dict[str, Any], surface: str, names: Sequence[str], pace: str) -> Iterator[Verdict]:
+    best = _best(found, names, f"cpu_us_per_token_{pace}")
+    if best is not None:
+        yield Verdict(f"{surface}, {pace}: µs per token", best[1], best[0], TARGETS[surface])
+
+
+def _best(found: dict[str, Any], names: Sequence[str], key: str) -> tuple[float, str] | None:
+    values = [
+        (row[key], name)
+        for name in names
+        for row in _rows(found, name, TARGET_LOAD)
+        if row.get(key) is not None
+    ]
+    return min(values, default=None)
+
+
+def _rows(found: dict[str, Any], name: str, at_once: int) -> list[dict[str, Any]]:
+    return [row for row in found.get(name, {}).get("loads", ()) if row["streams"] == at_once]
 
 
 def arguments() -> argparse.Namespace:
@@ -305,7 +356,7 @@ def arguments() -> argparse.Namespace:
         "--at-once",
         action="append",
         type=int,
-        choices=[n for n, _, _ in LOADS],
+        choices=list(LOADS),
         default=[],
         help="Take only this load; may be given again. All of them by default.",
     )
@@ -313,9 +364,7 @@ def arguments() -> argparse.Namespace:
         "--requests",
         type=int,
         default=None,
-        help="Streams of each load (default: "
-        + ", ".join(f"{count} with {n} at once" for n, count, _ in LOADS)
-        + ").",
+        help="Streams of each round, at least as many as at once (each pace has its own by default).",
     )
     return parser.parse_args()
 

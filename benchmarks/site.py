@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,12 @@ class Site:
     engine_url: str
     token: str
     web: psutil.Process
+    home: Path
+
+    def usage_records(self) -> int:
+        """Records of usage that are in the database."""
+        with contextlib.closing(sqlite3.connect(self.home / "mh.sqlite3")) as database:
+            return int(database.execute("SELECT COUNT(*) FROM router_usagerecord").fetchone()[0])
 
     def cpu_seconds(self) -> float:
         """CPU time the web server has used so far, with that of its own processes."""
@@ -81,11 +88,11 @@ def running(server: str, engine_arguments: str, program: Path | None = None) -> 
         "MH_FAKE_PROGRAM": str(program or ""),
         "PYTHONPATH": os.pathsep.join((str(PLUGIN), str(ROOT))),
     }
-    with up(more) as (url, _home, env, process):
+    with up(more) as (url, home, env, process):
         call(env, "backend", "start", "fake", "--json")
         token = call(env, "token", "create", "--name", "benchmark", "--json")["token"]
         engine = f"http://127.0.0.1:{env['MH_FAKE_PORT']}"
-        yield Site(url, engine, str(token), _web(process.pid))
+        yield Site(url, engine, str(token), _web(process.pid), home)
 
 
 def _mh(*arguments: str) -> list[str]:

@@ -5,10 +5,12 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from benchmarks import bench_proxy, bench_streams, peers
@@ -68,18 +70,36 @@ def test_what_is_not_here_is_left_out_with_its_reason(
 
 def test_ratios_are_those_of_the_same_load() -> None:
     def entry(cpu: float, first: float) -> dict[str, Any]:
-        row = {"streams": 50, "cpu_us_per_token": cpu, "cpu_us_per_token_paced": cpu * 2}
+        costs = {"flat": cpu, "busy": cpu * 1.5, "paced": cpu * 2}
+        row = {"streams": 50, **{f"cpu_us_per_token_{pace}": each for pace, each in costs.items()}}
         return {"loads": [{**row, "first_token_ms_p50": first, "first_token_ms_p99": first}]}
 
     found = {"direct": entry(0, 1.0), "nginx": entry(10, 1.5), "uvicorn": entry(25, 3.0)}
     bench_proxy.add_ratios(found)
     row = found["uvicorn"]["loads"][0]
-    assert (row["of_nginx"], row["of_nginx_paced"]) == (2.5, 2.5)
+    assert (row["of_nginx_flat"], row["of_nginx_busy"], row["of_nginx_paced"]) == (2.5, 2.5, 2.5)
     assert row["first_token_ms_added_p50"] == 2.0
     verdicts = {each["what"]: each["met"] for each in bench_proxy.judged(found)}
     assert verdicts == {
-        "/v1: µs per token": True, "/v1: of nginx": True, "/v1: of nginx, paced": True,
+        "/v1, flat: µs per token": True, "/v1, flat: of nginx": True,
+        "/v1, busy: µs per token": True, "/v1, busy: of nginx": True,
+        "/v1, paced: µs per token": False, "/v1, paced: of nginx": True,
     }  # fmt: skip
+
+
+def test_cpu_time_is_that_of_a_process_and_those_below_it() -> None:
+    spin = "import time\nwhile time.process_time() < 0.2: pass\n"
+    below = f"subprocess.run([sys.executable, '-c', {spin + 'input()'!r}])"
+    with subprocess.Popen(
+        [sys.executable, "-c", f"import subprocess, sys\n{spin}{below}"], stdin=subprocess.PIPE
+    ) as process:
+        root = psutil.Process(process.pid)
+        deadline = time.monotonic() + 60
+        while bench_proxy.tree_cpu(root) < 0.4 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert len(root.children()) == 1
+        assert bench_proxy.tree_cpu(root) >= 0.4
+        process.communicate(b"\n")
 
 
 def test_the_slope_is_memory_over_time() -> None:
@@ -93,7 +113,7 @@ def test_bench_proxy_measures_what_it_is_asked_to(tmp_path: Path) -> None:
     found = bench("proxy", tmp_path, "--only", "direct", "--at-once", "1", "--requests", "1")
     (row,) = found["proxies"]["direct"]["loads"]
     assert row["streams"] == 1
-    assert row["requests"] == 6
+    assert row["requests"] == 9
     assert found["machine"]["cpus"]
 
 

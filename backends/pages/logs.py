@@ -10,10 +10,11 @@ from accounts.actors import Actor
 from accounts.pages import Page, only, shown
 from accounts.permissions import Permission, is_allowed
 from audit import access
-from backends import cards, selectors
+from backends import selectors
 from backends.errors import UnknownStart
 from backends.models import Backend
 from backends.selectors.history import backends_owned
+from backends.words import bytes_text
 
 #: Lines that the page comes with.
 LINES: Final = 500
@@ -70,7 +71,7 @@ def _starts(name: str) -> list[dict[str, Any]]:
             "id": start["id"],
             "at": (start["started_at"] or start["id"])[:19].replace("T", " "),
             "ended": "running" if start["running"] else start["ended"],
-            "size": cards.bytes_text(start["size_bytes"]),
+            "size": bytes_text(start["size_bytes"]),
         }
         for start in selectors.backend_starts(name)
     ]

@@ -13,7 +13,7 @@ from accounts.actors import Actor
 from accounts.pages import Page, only, shown
 from accounts.permissions import Permission, is_allowed
 from backends import selectors, timeline
-from backends.cards import OPERATION_WORDS, duration_text, operation_view
+from backends.cards import OPERATION_WORDS, operation_view
 from backends.models import Backend, Operation, OperationKind, OperationState
 from backends.selectors.history import (
     OperationFilters,
@@ -21,6 +21,7 @@ from backends.selectors.history import (
     operation_history,
     operations_took,
 )
+from backends.words import duration_text
 
 #: Operations on one page, and days of the picture.
 _PAGE: Final = 25

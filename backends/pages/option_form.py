@@ -58,8 +58,8 @@ class OptionsForm(forms.Form):
             return forms.ChoiceField(**common, choices=choices_of(field))
         if field.kind == "number":
             most = self.most(field)
-            common |= {"min_value": field.minimum, "max_value": most}
-            return (forms.IntegerField if field.whole else forms.FloatField)(**common)
+            bounds: dict[str, Any] = {"min_value": field.minimum, "max_value": most}
+            return (forms.IntegerField if field.whole else forms.FloatField)(**common, **bounds)
         if field.secret:
             return forms.CharField(**{**common, "initial": ""}, strip=True)
         return forms.CharField(**common, strip=True)

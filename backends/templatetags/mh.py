@@ -5,10 +5,10 @@ from typing import Any
 
 from django import template
 
-from backends import cards
+from backends import words
 
 register = template.Library()
-register.filter("bytes_text", cards.bytes_text)
+register.filter("bytes_text", words.bytes_text)
 
 
 @register.filter

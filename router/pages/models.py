@@ -15,11 +15,11 @@ from accounts.errors import MhError
 from accounts.pages import Page, changed, only, shown
 from accounts.permissions import Permission, is_allowed
 from backends import inventory, selectors, services
-from backends.cards import bytes_text, duration_text
 from backends.engines.base import Engine
 from backends.errors import UnknownBackend
 from backends.models import Backend, Lane, Operation, OperationKind
 from backends.selectors.history import backends_owned
+from backends.words import bytes_text, duration_text
 from router import registry_payloads
 from router.resolution import ACTIVE
 
@@ -77,7 +77,7 @@ def _engine_of(row: Backend) -> tuple[Backend, Engine] | None:
 class _RolesOf:
     """Which roles a model answers, for the one who looks."""
 
-    def __init__(self, actor: Actor, active: str) -> None:
+    def __init__(self, actor: Actor, active: str | None) -> None:
         self._entries = registry_payloads.models(actor.user)
         self._active = active
 

@@ -50,9 +50,8 @@ def usage(request: HttpRequest, actor: Actor) -> HttpResponse:
 def _page(request: HttpRequest, actor: Actor, **more: Any) -> HttpResponse:
     sees_all = selectors.sees_all(actor)
     own = _own(actor)
-    others = (
-        [row for row in selectors.quota_list() if row["user"] != own["user"]] if sees_all else []
-    )
+    set_for = selectors.quotas_set().exclude(user=actor.user) if sees_all else ()
+    others = [selectors.quota_payload(row.user, row) for row in set_for]
     asked = _asked(request, sees_all=sees_all)
     records = selectors.records(actor, asked["filters"])
     days = selectors.summary(records, "day")

@@ -44,8 +44,12 @@ class Frames:
         await self._end()
         raise StopAsyncIteration
 
-    async def pour(self, take: Take) -> bool:
+    async def pour(self, take: Take, plain: Take | None = None) -> bool:
         """Give what comes to ``take``: from ``wire`` with no task in between, which is what a token costs most.
+
+        Args:
+            take: gets the frames.
+            plain: gets those instead in which there is nothing to see (``Relay.is_plain``).
 
         Returns:
             True as soon as ``take`` wants no more for now: ask again when it does. False at the end.
@@ -53,6 +57,8 @@ class Frames:
         relay = self._relay
 
         def passed(chunk: bytes) -> bool:
+            if plain is not None and relay.is_plain(chunk):
+                return plain(chunk)
             frames = relay.feed(chunk)
             return (not frames or take(frames)) and not relay.is_over
 

@@ -234,6 +234,21 @@ class Relay:
         """Whether nothing more is passed on."""
         return self.complete or self.error is not None
 
+    def is_plain(self, data: bytes) -> bool:
+        """Whether ``data`` is one whole token of a stream, and nothing has to be known of it: most are.
+
+        ``feed`` would return it as it is; neither a reason, nor an error, nor a count is in it.
+        """
+        return (
+            not self._buffer
+            and data.endswith(b"\n\n")
+            and b'"finish_reason":null' in data
+            and data.count(b"finish_reason") == 1
+            and b'"usage"' not in data
+            and b'"error"' not in data
+            and b"[DONE]" not in data
+        )
+
     def feed(self, data: bytes) -> bytes:
         """Return the bytes to pass on now. After an error, or the end marker, nothing more."""
         if self.complete or self.error:

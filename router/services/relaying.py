@@ -22,7 +22,7 @@ from router.services.admission import Admitted, OpenAICall
 from router.services.fitting import explained, fitted, is_fitted, relay_fitted
 from router.services.measuring import meter_of, sent
 from router.shaping import chat_shaped, shape_of
-from router.usage import Tail, usage_in
+from router.usage import Meter, Tail, usage_in
 
 #: Sends a piece to the client at once; False: no more, until there is room.
 Write = Callable[[bytes], bool]
@@ -44,46 +44,77 @@ async def relay(
     Raises:
         MhError: at any time. Before the first frame nothing has been generated.
     """
-    call, waiting = admitted.asked, admitted.waiting
-    tail = Tail(call.fields)
+    waiting, tail = admitted.waiting, Tail(admitted.asked.fields)
     with meter_of(admitted) as meter:
-
-        def send(found: Resolved) -> AbstractAsyncContextManager[AsyncIterator[Any]]:
-            sent(meter, found)
-            if _is_translated(found, call):
-                return _translated(found, call, waiting.request_id, whole=False)
-            if is_fitted(found, call):
-                return relay_fitted(found, call, tail.ask, waiting.request_id)
-            body = tail.ask(call.for_route(found))
-            return found.provider.relay(found.target, call.path, body, waiting.request_id)
-
-        def watched(frame: bytes) -> bytes:
-            passed = tail.feed(frame)
-            if passed.endswith(_DONE):
-                # Now: a client that has seen it may leave at once.
-                meter.tokens(tail.usage)
-                meter.done()
-            return passed
-
-        def counted(frame: bytes) -> bytes:
-            meter.pieces += frame.count(b"\n\n") or 1
-            return watched(frame)
-
+        passed = _Passed(meter, tail)
         async with AsyncExitStack() as stack:
             stack.callback(lambda: meter.tokens(tail.usage))
-            await _opened(stack, send, admitted, settings.MH_FIRST_TOKEN_SECONDS)
+            await _opened(
+                stack, _sender(admitted, meter, tail), admitted, settings.MH_FIRST_TOKEN_SECONDS
+            )
             meter.piece()
-            if passed := watched(waiting.first):
-                yield passed
+            if first := passed.look(waiting.first):
+                yield first
             rest = waiting.rest
             if write is not None and isinstance(rest, Frames):
-                while await rest.pour(lambda frame: not (passed := counted(frame)) or write(passed)):
+                while await rest.pour(passed.on_to(write), plain=passed.counted(write)):
                     yield b""
             else:
                 async for frame in rest:
-                    if passed := counted(frame):
-                        yield passed
+                    if piece := passed.count(frame):
+                        yield piece
             meter.done()
+
+
+class _Passed:
+    """What goes by on its way to the client: counted, and its usage kept."""
+
+    def __init__(self, meter: Meter, tail: Tail) -> None:
+        self._meter = meter
+        self._tail = tail
+
+    def look(self, frame: bytes) -> bytes:
+        """Return what of ``frame`` the client gets."""
+        passed = self._tail.feed(frame)
+        if passed.endswith(_DONE):
+            # Now: a client that has seen it may leave at once.
+            self._meter.tokens(self._tail.usage)
+            self._meter.done()
+        return passed
+
+    def count(self, frame: bytes) -> bytes:
+        """Do the same, and count the pieces in it."""
+        self._meter.pieces += frame.count(b"\n\n") or 1
+        return self.look(frame)
+
+    def on_to(self, write: Write) -> Write:
+        """Return what counts a frame and writes it."""
+        return lambda frame: not (piece := self.count(frame)) or write(piece)
+
+    def counted(self, write: Write) -> Write:
+        """Return what writes a frame that is one piece, in which there is nothing to see."""
+
+        def take(frame: bytes) -> bool:
+            self._meter.pieces += 1
+            return write(frame)
+
+        return take
+
+
+def _sender(admitted: Admitted[OpenAICall], meter: Meter, tail: Tail) -> Send:
+    """Return what sends a streamed request to one of those who can answer it."""
+    call, request_id = admitted.asked, admitted.waiting.request_id
+
+    def send(found: Resolved) -> AbstractAsyncContextManager[AsyncIterator[Any]]:
+        sent(meter, found)
+        if _is_translated(found, call):
+            return _translated(found, call, request_id, whole=False)
+        if is_fitted(found, call):
+            return relay_fitted(found, call, tail.ask, request_id)
+        body = tail.ask(call.for_route(found))
+        return found.provider.relay(found.target, call.path, body, request_id)
+
+    return send
 
 
 async def relay_complete(admitted: Admitted[OpenAICall]) -> bytes:

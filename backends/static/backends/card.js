@@ -1,6 +1,7 @@
 // One backend: its state, facts, buttons, operation and log.
 
 import { call } from "../mh/api.js";
+import { Sparkline } from "../mh/chart.js";
 import { hook, make, show, tell, write } from "../mh/dom.js";
 import { bytes, duration, NOTHING, secondsSince } from "../mh/format.js";
 import { OperationView } from "./operation.js";
@@ -148,6 +149,17 @@ export class Card {
 
   fact(key, text) {
     write(this.root.querySelector(`[data-fact="${key}"]`), text);
+  }
+
+  /** One sample of what it did: its tokens per second as a line, from the first one on. */
+  sampled({ tokens_per_second: rate }) {
+    const place = hook(this.root, "spark");
+    if (rate === undefined || (!this.spark && !rate)) {
+      return;
+    }
+    show(place, true);
+    this.spark ??= new Sparkline(place, { label: `Tokens per second of ${this.title}` });
+    this.spark.push(rate);
   }
 
   /** What it holds of each GPU. */

@@ -77,6 +77,13 @@ for (const operation of Object.values(config.operations)) {
 live.on("status", renderStatus);
 live.on("operation", renderOperation);
 live.on("gpu", renderGpus);
+live.on("sample", ({ series }) => {
+  for (const { kind, id, values } of series) {
+    if (kind === "backend") {
+      cards.get(id)?.sampled(values);
+    }
+  }
+});
 // The page's own clock: uptime and time left. Asks the server nothing.
 setInterval(() => {
   for (const card of cards.values()) {
