@@ -18,6 +18,9 @@ function memory({ memory: own, standby }) {
   return parts.join(" + ") || NOTHING;
 }
 
+/** Points of the line of tokens per second: five minutes. */
+const RATES = 60;
+
 function port(endpoint) {
   return endpoint ? new URL(endpoint).port || NOTHING : NOTHING;
 }
@@ -151,15 +154,15 @@ export class Card {
     write(this.root.querySelector(`[data-fact="${key}"]`), text);
   }
 
-  /** One sample of what it did: its tokens per second as a line, from the first one on. */
-  sampled({ tokens_per_second: rate }) {
-    const place = hook(this.root, "spark");
-    if (rate === undefined || (!this.spark && !rate)) {
-      return;
+  /** Tokens per second of late, oldest first: a line, once there were any. */
+  sampled(rates) {
+    this.rates = [...(this.rates ?? []), ...rates].slice(-RATES);
+    if (this.rates.some(Boolean)) {
+      const place = hook(this.root, "spark");
+      show(place, true);
+      this.spark ??= new Sparkline(place, { label: `Tokens per second of ${this.title}`, length: RATES });
+      this.spark.fill(this.rates);
     }
-    show(place, true);
-    this.spark ??= new Sparkline(place, { label: `Tokens per second of ${this.title}` });
-    this.spark.push(rate);
   }
 
   /** What it holds of each GPU. */
