@@ -12,35 +12,6 @@ from urllib.parse import urlsplit
 from backends.lifecycle import State
 from backends.words import NOTHING, bytes_text, duration_text
 
-__all__ = [
-    "ACTIONS",
-    "CHAT_STATES",
-    "NOTHING",
-    "OPERATION_WORDS",
-    "OUTCOME_WORDS",
-    "STATE_WORDS",
-    "STEP_WORDS",
-    "SWITCH",
-    "UPTIME_STATES",
-    "Card",
-    "Fact",
-    "Held",
-    "OperationView",
-    "Step",
-    "bytes_text",
-    "card_state",
-    "cards",
-    "duration_text",
-    "held_by",
-    "in_flight_text",
-    "memory_text",
-    "notice",
-    "operation_view",
-    "port_text",
-    "tables",
-    "tokens_text",
-]
-
 #: What a state is called on the page.
 STATE_WORDS: Final[dict[str, str]] = {
     State.STOPPED: "Stopped",
