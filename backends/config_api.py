@@ -60,12 +60,12 @@ class ConfigView(APIView):
         actor = actor_of(request)
         services.operate_check(actor=actor, name=name)
         body = parsed(serializers.ConfigRequest, request)
-        by = keyed(request, actor)
+        by, revision = keyed(request, actor), _revision(request, body)
 
         def change() -> None:
-            if body["options"]:
+            if body["options"] or revision is not None:
                 services.backend_configure(
-                    actor=by, name=name, options=body["options"], revision=_revision(request, body)
+                    actor=by, name=name, options=body["options"], revision=revision
                 )
 
         return _changed(request, by, name, change, apply=body["apply"])

@@ -12,6 +12,7 @@ from backends import selectors
 from backends.errors import CannotDo, WorkerUnavailable
 from backends.models import OPEN_OPERATION_STATES, Backend, Operation, OperationKind
 from backends.services.asking import backend_for, operation_create, refused
+from backends.services.repeating import key_keep, operation_repeated
 
 
 def engine_install(*, actor: Actor, name: str, foreground: bool = False) -> Operation:
@@ -31,6 +32,8 @@ def engine_install(*, actor: Actor, name: str, foreground: bool = False) -> Oper
     kind = OperationKind.INSTALL
     install_check(actor=actor, name=name)
     backend = backend_for(actor, name, kind)
+    if made := operation_repeated(actor):
+        return made
     try:
         _check(backend, foreground=foreground)
         with transaction.atomic():
@@ -68,6 +71,7 @@ def _create_or_join(actor: Actor, backend: Backend) -> Operation:
     ).first()
     if running is None:
         return operation_create(actor, backend, OperationKind.INSTALL, {}, "")
+    key_keep(actor, running)
     event_record(
         actor=actor,
         event="operation.joined",

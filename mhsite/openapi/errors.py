@@ -71,6 +71,7 @@ _CHATS: Final = (
 _MORE: Final[dict[str, tuple[str, ...]]] = {
     "auth_login": ("429",),
     "backend_configure": ("409", "503"),
+    "backend_restore": ("409", "503"),
     "backend_switch": ("404",),
     "models_create": ("409",),
     "models_change": ("409",),

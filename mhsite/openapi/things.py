@@ -70,6 +70,7 @@ AVAILABLE: Final = {
     "revision": 2,
     "reason": "",
     "failure": "",
+    "revision": 7,
 }
 STATUS: Final = {
     "active": {
@@ -116,7 +117,20 @@ CONFIG: Final = {
     "options": {"model": MODEL, "gpuMemoryUtilization": 0.9},
     "secrets": {"apiKey": True},
     "auto_start": False,
+    "revision": 7,
     "schema": {"type": "object", "properties": {"model": {"type": "string"}}},
+}
+REVISION: Final = {
+    "number": 7,
+    "options": {"gpuMemoryUtilization": 0.8},
+    "changes": [
+        {"option": "gpuMemoryUtilization", "before": 0.9, "after": 0.8},
+        {"option": "apiKey", "secret": True, "before": False, "after": True},
+    ],
+    "restored": None,
+    "created_at": "2026-11-22T12:00:00+00:00",
+    "created_by": "owner",
+    "request_id": "4f1c0c6d2c7e4e0f9d0a",
 }
 PLAN: Final = {
     "backend": "vllm",

@@ -1,6 +1,7 @@
 // One backend: its state, facts, buttons, operation and log.
 
 import { call } from "../mh/api.js";
+import { Sparkline } from "../mh/chart.js";
 import { hook, make, show, tell, write } from "../mh/dom.js";
 import { bytes, duration, NOTHING, secondsSince } from "../mh/format.js";
 import { OperationView } from "./operation.js";
@@ -16,6 +17,9 @@ function memory({ memory: own, standby }) {
   }
   return parts.join(" + ") || NOTHING;
 }
+
+/** Points of the line of tokens per second: five minutes. */
+const RATES = 60;
 
 function port(endpoint) {
   return endpoint ? new URL(endpoint).port || NOTHING : NOTHING;
@@ -148,6 +152,17 @@ export class Card {
 
   fact(key, text) {
     write(this.root.querySelector(`[data-fact="${key}"]`), text);
+  }
+
+  /** Tokens per second of late, oldest first: a line, once there were any. */
+  sampled(rates) {
+    this.rates = [...(this.rates ?? []), ...rates].slice(-RATES);
+    if (this.rates.some(Boolean)) {
+      const place = hook(this.root, "spark");
+      show(place, true);
+      this.spark ??= new Sparkline(place, { label: `Tokens per second of ${this.title}`, length: RATES });
+      this.spark.fill(this.rates);
+    }
   }
 
   /** What it holds of each GPU. */

@@ -4,6 +4,7 @@ import { Card } from "./card.js";
 import { Chat } from "./chat.js";
 import { Configuration } from "./configuration.js";
 import { watchCopies, watchStartup } from "./startup.js";
+import { call } from "../mh/api.js";
 import { hook, make, show, write } from "../mh/dom.js";
 import { bytes } from "../mh/format.js";
 import { live } from "../mh/live.js";
@@ -71,12 +72,31 @@ function gpuLine(gpu) {
   );
 }
 
+/** What the lines of tokens per second begin with. */
+async function beginLines() {
+  const since = new Date(Date.now() - 300_000).toISOString();
+  const { series } = await call("GET", `/api/llm-backend/samples?since=${encodeURIComponent(since)}`);
+  for (const { kind, id, measures } of series) {
+    if (kind === "backend" && measures.tokens_per_second) {
+      cards.get(id)?.sampled(measures.tokens_per_second);
+    }
+  }
+}
+
 for (const operation of Object.values(config.operations)) {
   renderOperation(operation);
 }
 live.on("status", renderStatus);
 live.on("operation", renderOperation);
 live.on("gpu", renderGpus);
+live.on("sample", ({ series }) => {
+  for (const { kind, id, values } of series) {
+    if (kind === "backend" && values.tokens_per_second !== undefined) {
+      cards.get(id)?.sampled([values.tokens_per_second]);
+    }
+  }
+});
+beginLines().catch(() => {}); // the lines begin with what comes
 // The page's own clock: uptime and time left. Asks the server nothing.
 setInterval(() => {
   for (const card of cards.values()) {
