@@ -67,7 +67,6 @@ AVAILABLE: Final = {
     "tokens_per_second": 212.4,
     "requests_running": 3,
     "requests_waiting": 0,
-    "revision": 2,
     "reason": "",
     "failure": "",
     "revision": 7,
@@ -113,7 +112,6 @@ DETECTED: Final = {
 }
 CONFIG: Final = {
     "backend": "vllm",
-    "revision": 2,
     "options": {"model": MODEL, "gpuMemoryUtilization": 0.9},
     "secrets": {"apiKey": True},
     "auto_start": False,
@@ -226,7 +224,6 @@ REVISION: Final = {
         {"option": "gpuMemoryUtilization", "before": 0.9, "after": 0.8, "secret": False},
     ],
 }
-DEPLOYMENT: Final = {"mode": "local", "server_account": ""}
 AVAILABILITY: Final = {"state": "available", "message": ""}
 ENTRY: Final = {
     "id": "night.persona",
