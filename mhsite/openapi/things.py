@@ -213,3 +213,150 @@ STARTUP: Final = {
     "active": "vllm",
     "auto_start": {"ollama": False, "vllm": True},
 }
+AVAILABILITY: Final = {"state": "available", "message": ""}
+ENTRY: Final = {
+    "id": "night.persona",
+    "scope": "site",
+    "provider": "ollama",
+    "model": "qwen3:14b",
+    "options": {"temperature": 0},
+    "when_off": "wait",
+    "capabilities": ["completion", "tools"],
+    "description": "",
+    "roles": ["persona"],
+    "availability": AVAILABILITY,
+}
+ROLE: Final = {
+    "name": "persona",
+    "scope": "site",
+    "chain": ["night.persona", "default.persona"],
+    "options": {},
+    "context": "trim",
+    "shipped": True,
+    "links": [
+        {"id": "night.persona", "availability": AVAILABILITY},
+        {"id": "default.persona", "availability": AVAILABILITY},
+    ],
+    "available": True,
+}
+ACCOUNT: Final = {
+    "name": "openrouter",
+    "kind": "openai",
+    "title": "OpenAI-compatible",
+    "ready": True,
+    "models": [],
+    "why_not": "",
+    "settings": {"baseUrl": "https://openrouter.ai/api/v1"},
+    "secrets": {"apiKey": True},
+    "references": {},
+    "check": {"good": True, "message": "", "at": TIME},
+    "schema": {"type": "object"},
+}
+TOKEN: Final = {
+    "id": "tok_8f3c1a9b2d4e",
+    "name": "notebook",
+    "user": "owner",
+    "scopes": ["chat"],
+    "created_at": TIME,
+    "expires_at": None,
+    "last_used_at": None,
+}
+ME: Final = {
+    "username": "owner",
+    "role": "owner",
+    "permissions": ["status:read", "chat"],
+    "scopes": [],
+    "csrf_token": "vUbWkQkV0bZ9",
+}
+USER: Final = {
+    "username": "stan",
+    "role": "standard",
+    "active": True,
+    "created_at": TIME,
+    "last_login_at": None,
+}
+EVENT: Final = {
+    "id": 1,
+    "uid": OPERATION_ID,
+    "created_at": TIME,
+    "event": "operation.requested",
+    "category": "operation",
+    "level": "info",
+    "outcome": "success",
+    "actor": "owner",
+    "surface": "rest",
+    "source_address": "127.0.0.1",
+    "request_id": REQUEST_ID,
+    "target_type": "operation",
+    "target_id": OPERATION_ID,
+    "message": "switch vllm",
+    "before": None,
+    "after": {"kind": "switch", "backend": "vllm", "request": {}},
+    "previous_hash": "0" * 64,
+    "hash": "9f" * 32,
+}
+USED: Final = {
+    "id": 1,
+    "at": TIME,
+    "user": "stan",
+    "token": "",
+    "surface": "rest",
+    "request_id": REQUEST_ID,
+    "role": "persona",
+    "entry": "default.persona",
+    "provider": "vllm",
+    "backend": "vllm",
+    "model": MODEL,
+    "kind": "chat",
+    "outcome": "done",
+    "prompt_tokens": 12,
+    "completion_tokens": 34,
+    "reasoning_tokens": None,
+    "total_tokens": 46,
+    "estimated": False,
+    "queued_ms": 1.2,
+    "ttft_ms": 48.5,
+    "total_ms": 910.0,
+    "attempts": 1,
+}
+QUOTA: Final = {
+    "user": "stan",
+    "requests_per_minute": 60,
+    "tokens_per_day": None,
+    "tokens_per_month": None,
+    "effective": {"requests_per_minute": 60, "tokens_per_day": 0, "tokens_per_month": 0},
+    "used": {"requests_this_minute": 1, "tokens_this_day": 46, "tokens_this_month": 46},
+}
+MESSAGES: Final = [{"role": "user", "content": "Why is the sky blue?"}]
+SAID: Final = {"role": "assistant", "content": "Because of Rayleigh scattering."}
+CHAT_ANSWER: Final = {
+    "content": SAID["content"],
+    "reasoning": "",
+    "tool_calls": [],
+    "model": MODEL,
+    "provider": "vllm",
+    "backend": "vllm",
+    "finish_reason": "stop",
+    "usage": {"prompt_tokens": 12, "completion_tokens": 34, "total_tokens": 46},
+    "timings": {"queued_ms": 1.2, "ttft_ms": 48.5, "total_ms": 910.0},
+    "request_id": REQUEST_ID,
+}
+CHAT_STREAM: Final = [
+    {
+        "type": "start",
+        "model": MODEL,
+        "provider": "vllm",
+        "backend": "vllm",
+        "request_id": REQUEST_ID,
+    },
+    {"type": "token", "content": "Because"},
+    {
+        "type": "done",
+        "finish_reason": "stop",
+        "usage": CHAT_ANSWER["usage"],
+        "timings": CHAT_ANSWER["timings"],
+    },
+]
+CARD: Final = {"id": "role:persona", "object": "model", "created": 0, "owned_by": "mh"}
+OLLAMA_CARD: Final = {"name": "role:persona", "model": "role:persona", "size": 0}
+OLLAMA_HEAD: Final = {"model": "role:persona", "created_at": "2026-03-14T09:26:53.589793Z"}
