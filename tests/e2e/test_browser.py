@@ -98,8 +98,8 @@ def test_a_person_starts_vllm_chats_and_stops_it(watched: Watched, site: Site) -
     expect(page.locator("#mh-prompt")).to_be_disabled()
 
     page.get_by_role("link", name="Operations").click()
-    expect(page.get_by_text("Stop vllm").first).to_be_visible()
-    page.get_by_role("link", name="Audit events").click()
+    expect(page.get_by_text("Stop · vLLM").first).to_be_visible()
+    page.get_by_role("link", name="Audit", exact=False).first.click()
     expect(page.get_by_text("operation.requested").first).to_be_visible()
     expect(page.get_by_text("backend.stopped").first).to_be_visible()
     page.screenshot(path=artifacts() / "audit-light-1280.png")
