@@ -10,6 +10,15 @@ Surface = Literal["rest", "v1", "ollama", "websocket", "admin", "cli", "system"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RequestKey:
+    """What a client calls a request that it may send again (``accounts.request_keys``)."""
+
+    key: str
+    #: SHA-256 of what is asked: the same key with another digest is a mistake.
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Actor:
     """Everything a permission decision and an audit event need to know about the one who asks.
 
@@ -24,6 +33,7 @@ class Actor:
     scopes: tuple[str, ...] = ()
     #: Public id of that token.
     token_id: str = ""
+    request_key: RequestKey | None = None
 
     @classmethod
     def system(cls, *, request_id: str = "") -> Self:

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from django.conf import settings
 from django.contrib.auth import logout
 from django.middleware.csrf import get_token
-from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework import serializers, status
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
@@ -16,13 +16,16 @@ from rest_framework.views import APIView
 from accounts import selectors, services
 from accounts.access import require
 from accounts.errors import NotAllowed
+from accounts.filters import TokenFilters, UserFilters
+from accounts.lists import FilteredListView
 from accounts.logins import login_by_password
-from accounts.models import User
+from accounts.models import Role, Token, User
 from accounts.permissions import Permission
 from accounts.requests import actor_of
+from accounts.strict import StrictSerializer
 
 
-class LoginSerializer(serializers.Serializer[Any]):
+class LoginSerializer(StrictSerializer):
     """What to send to sign in."""
 
     username = serializers.CharField(max_length=150)
@@ -61,13 +64,17 @@ class TokenCreatedSerializer(TokenSerializer):
     token = serializers.CharField()
 
 
-class TokensSerializer(serializers.Serializer[Any]):
-    """A list of tokens."""
+class UserSerializer(serializers.Serializer[Any]):
+    """A user."""
 
-    results = TokenSerializer(many=True)
+    username = serializers.CharField()
+    role = serializers.ChoiceField(choices=Role.choices)
+    active = serializers.BooleanField(help_text="may sign in")
+    created_at = serializers.DateTimeField()
+    last_login_at = serializers.DateTimeField(allow_null=True)
 
 
-class TokenCreateSerializer(serializers.Serializer[Any]):
+class TokenCreateSerializer(StrictSerializer):
     """What to send to create a token."""
 
     name = serializers.CharField(max_length=100)
@@ -131,21 +138,22 @@ class MeView(APIView):
         return Response({**me, "csrf_token": get_token(request._request)})  # noqa: SLF001 - Django's
 
 
-class TokensView(APIView):
+class TokensView(FilteredListView):
     """The API tokens one may see."""
+
+    queryset = Token.objects.none()
+    filterset_class = TokenFilters
 
     @extend_schema(
         operation_id="tokens_list",
-        parameters=[OpenApiParameter("user", str, description="owners: only this user's")],
-        responses=TokensSerializer,
+        responses=TokenSerializer(many=True),
         tags=["tokens"],
     )
     def get(self, request: Request) -> Response:
         """List one's own tokens; an owner sees everybody's."""
         actor = actor_of(request)
         require(actor, Permission.TOKENS_OWN, target_type="token")
-        found = selectors.tokens(actor=actor, username=request.query_params.get("user"))
-        return Response({"results": [selectors.token_payload(token) for token in found]})
+        return self.page(selectors.tokens(actor=actor), selectors.token_payload)
 
     @extend_schema(
         operation_id="tokens_create",
@@ -169,6 +177,19 @@ class TokensView(APIView):
         )
         payload = {**selectors.token_payload(token), "token": plain}
         return Response(payload, status=status.HTTP_201_CREATED)
+
+
+class UsersView(FilteredListView):
+    """The users of the site."""
+
+    queryset = User.objects.none()
+    filterset_class = UserFilters
+
+    @extend_schema(operation_id="users_list", responses=UserSerializer(many=True), tags=["users"])
+    def get(self, request: Request) -> Response:
+        """List users by name. They are added and changed in the admin."""
+        require(actor_of(request), Permission.USERS_MANAGE, target_type="user")
+        return self.page(selectors.users(), selectors.user_payload)
 
 
 class TokenView(APIView):

@@ -28,6 +28,16 @@ class TokenPayload(TypedDict):
     last_used_at: datetime | None
 
 
+class UserPayload(TypedDict):
+    """What owners see of a user."""
+
+    username: str
+    role: str
+    active: bool
+    created_at: datetime
+    last_login_at: datetime | None
+
+
 class MePayload(TypedDict):
     """What somebody signed in sees of themselves."""
 
@@ -42,6 +52,22 @@ def owner_first() -> User | None:
     return User.objects.filter(role=Role.OWNER, is_active=True).order_by("pk").first()
 
 
+def users() -> QuerySet[User]:
+    """Return every user, by name."""
+    return User.objects.order_by("username")
+
+
+def user_payload(user: User) -> UserPayload:
+    """Return what owners see of ``user``."""
+    return UserPayload(
+        username=user.get_username(),
+        role=user.role,
+        active=user.is_active,
+        created_at=user.date_joined,
+        last_login_at=user.last_login,
+    )
+
+
 def user_get(username: str) -> User:
     """Return a user by name.
 
@@ -52,6 +78,12 @@ def user_get(username: str) -> User:
     if user is None:
         raise NotFound(f"There is no user named {username}.", code="user_not_found", param="user")
     return user
+
+
+def usernames() -> list[str]:
+    """Return the names of the users who may sign in, in order: for owners to choose from."""
+    active = User.objects.filter(is_active=True).order_by("username")
+    return list(active.values_list("username", flat=True))
 
 
 def token_find(plain: str) -> Token | None:

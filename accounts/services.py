@@ -243,7 +243,7 @@ def token_use(plain: str, *, source_address: str = "") -> Token:
         _bad_token(plain, source_address)
         raise NotAuthenticated(
             "This token is unknown, revoked or expired. Create one with `mh token create` or in "
-            "the admin under Tokens.",
+            "the settings under Tokens.",
             code="invalid_token",
         )
     _note_use(token)

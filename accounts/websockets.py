@@ -30,6 +30,7 @@ from accounts.errors import InvalidRequest, MhError, NotAllowed, NotAuthenticate
 from accounts.models import Token, User
 from accounts.permissions import Permission, is_allowed
 from accounts.signals import announce
+from accounts.texts import halves_check
 
 logger = logging.getLogger(__name__)
 
@@ -385,4 +386,5 @@ def _decoded(text: str | None) -> dict[str, Any]:
         raise InvalidRequest(f"The frame is not JSON: {error}.", code="invalid_json") from error
     if not isinstance(frame, dict):
         raise InvalidRequest("The frame must be a JSON object.", code="invalid_frame")
+    halves_check(text, frame)
     return frame

@@ -5,18 +5,19 @@ from collections.abc import AsyncIterator
 from dataclasses import asdict
 from typing import Any, cast
 
-from django.http import HttpRequest, QueryDict
+from django.http import HttpRequest
 from django.http.response import StreamingHttpResponse
 from django.views.decorators.http import require_GET
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
-from rest_framework.pagination import CursorPagination
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from accounts.lists import GrowingPages, ListView
 from accounts.permissions import Permission
 from accounts.requests import actor_of, authenticate
+from accounts.strict import StrictSerializer
 from audit import selectors
 from audit.access import arequire, require
 from audit.models import Category, Level, Outcome
@@ -39,6 +40,10 @@ class EventFilterSerializer(serializers.Serializer[Any]):
     since = serializers.DateTimeField(required=False, help_text="from this time on")
     until = serializers.DateTimeField(required=False, help_text="before this time")
     q = serializers.CharField(required=False, help_text="text to look for")
+
+
+class ExportQuerySerializer(StrictSerializer, EventFilterSerializer):
+    """The same filters, and nothing else."""
 
 
 class EventSerializer(serializers.Serializer[Any]):
@@ -64,14 +69,6 @@ class EventSerializer(serializers.Serializer[Any]):
     hash = serializers.CharField()
 
 
-class EventPageSerializer(serializers.Serializer[Any]):
-    """A page of events, newest first."""
-
-    next = serializers.URLField(allow_null=True)
-    previous = serializers.URLField(allow_null=True)
-    results = EventSerializer(many=True)
-
-
 class ChainSerializer(serializers.Serializer[Any]):
     """What became of the chain of hashes."""
 
@@ -82,39 +79,23 @@ class ChainSerializer(serializers.Serializer[Any]):
     head = serializers.CharField()
 
 
-class EventPageQuerySerializer(EventFilterSerializer):
-    """The filters, and which page."""
-
-    cursor = serializers.CharField(required=False, help_text="as in `next` and `previous`")
-    limit = serializers.IntegerField(min_value=1, max_value=500, default=50)
-
-
-class _Pages(CursorPagination):
-    ordering = "-id"
-    page_size = 50
-    page_size_query_param = "limit"
-    max_page_size = 500
-
-
-class EventsView(APIView):
+class EventsView(ListView):
     """Events."""
+
+    query = EventFilterSerializer
+    pagination_class = GrowingPages
 
     @extend_schema(
         operation_id="audit_events",
-        parameters=[EventPageQuerySerializer],
-        responses=EventPageSerializer,
+        parameters=[EventFilterSerializer],
+        responses=EventSerializer(many=True),
         tags=["audit"],
     )
     def get(self, request: Request) -> Response:
         """Return the events chosen, newest first, a page at a time."""
         require(actor_of(request), Permission.AUDIT_READ, target_type="audit")
-        serializer = EventPageQuerySerializer(data=request.query_params)
-        serializer.is_valid(raise_exception=True)
-        pages = _Pages()
-        found = pages.paginate_queryset(selectors.events(_filters(serializer)), request, view=self)
-        return pages.get_paginated_response(
-            [selectors.event_payload(event) for event in found or []]
-        )
+        filters = cast("selectors.EventFilters", self.asked())
+        return self.page(selectors.events(filters), selectors.event_payload)
 
 
 class VerifyView(APIView):
@@ -132,10 +113,10 @@ async def export(request: HttpRequest) -> StreamingHttpResponse:
     """Stream the events chosen as one JSON object per line, oldest first."""
     actor = await authenticate(request, "rest")
     await arequire(actor, Permission.AUDIT_READ, target_type="audit")
-    serializer = EventFilterSerializer(data=cast("QueryDict", request.GET))
+    serializer = ExportQuerySerializer(data=request.GET.dict())
     serializer.is_valid(raise_exception=True)
     return StreamingHttpResponse(
-        _lines(_filters(serializer)),
+        _lines(cast("selectors.EventFilters", serializer.validated_data)),
         content_type="application/x-ndjson",
         headers={"Content-Disposition": 'attachment; filename="audit.ndjson"'},
     )
@@ -144,10 +125,3 @@ async def export(request: HttpRequest) -> StreamingHttpResponse:
 async def _lines(filters: selectors.EventFilters) -> AsyncIterator[str]:
     async for event in selectors.aevents_oldest_first(filters):
         yield json.dumps(selectors.event_payload(event), ensure_ascii=False) + "\n"
-
-
-def _filters(serializer: serializers.Serializer[Any]) -> selectors.EventFilters:
-    given = dict(serializer.validated_data)
-    given.pop("cursor", None)
-    given.pop("limit", None)
-    return cast("selectors.EventFilters", given)

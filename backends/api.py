@@ -1,99 +1,40 @@
 """REST of backends: a view parses, calls one service or selector, and answers."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Final
 
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
-from rest_framework import status as http
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from accounts.errors import Invalid
+from accounts.lists import ListView, WholePages, query_number
 from accounts.permissions import Permission
 from accounts.requests import actor_of
 from audit import access
 from backends import inventory, selectors, serializers, services
-from backends.models import OPEN_OPERATION_STATES, Operation
-
-#: Longest ``?wait=``, in seconds.
-WAIT_MAX = 900
-
-_WAIT = OpenApiParameter(
-    "wait", OpenApiTypes.FLOAT, description=f"seconds to wait for the end, at most {WAIT_MAX}"
+from backends.answering import (
+    KEY,
+    OPERATION,
+    WAIT,
+    operated,
+    parsed,
+    query_flag,
+    require_operator,
 )
-_OPERATION = {200: serializers.OperationResponse, 202: serializers.OperationResponse}
+from backends.models import Operation
 
-
-def _number(request: Request, name: str, default: int, most: int) -> int:
-    text = request.query_params.get(name)
-    if text is None:
-        return default
-    try:
-        value = int(text)
-    except ValueError as exc:
-        msg = f"{name} must be a whole number from 0 to {most}."
-        raise Invalid(msg, param=name) from exc
-    if not 0 <= value <= most:
-        msg = f"{name} must be from 0 to {most}."
-        raise Invalid(msg, param=name)
-    return value
-
-
-def _wait_seconds(request: Request) -> float:
-    text = request.query_params.get("wait")
-    if text is None:
-        return 0.0
-    try:
-        seconds = float(text)
-    except ValueError as exc:
-        msg = "wait must be a number of seconds."
-        raise Invalid(msg, param="wait") from exc
-    if not 0 <= seconds <= WAIT_MAX:
-        msg = f"wait must be from 0 to {WAIT_MAX} seconds."
-        raise Invalid(msg, param="wait")
-    return seconds
-
-
-def _flag(request: Request, name: str) -> bool:
-    text = request.query_params.get(name, "false").lower()
-    if text not in {"true", "false", "1", "0"}:
-        msg = f"{name} must be true or false."
-        raise Invalid(msg, param=name)
-    return text in {"true", "1"}
-
-
-def _operation_response(row: Operation, wait: float) -> Response:
-    """Answer 200 with an operation that has ended within ``wait`` seconds, else 202."""
-    row = selectors.operation_wait(str(row.pk), wait)
-    running = row.state in OPEN_OPERATION_STATES
-    return Response(
-        selectors.operation_payload(row),
-        status=http.HTTP_202_ACCEPTED if running else http.HTTP_200_OK,
-        headers={"Location": f"/api/llm-backend/operations/{row.pk}"},
-    )
+LINES: Final = {"type": "integer", "minimum": 0, "maximum": 5000, "default": 200}
 
 
 def _start_response(request: Request, name: str, ask: Callable[..., Operation]) -> Response:
     """Ask for a start or restart of the backend as the request's body says."""
     actor = actor_of(request)
     services.operate_check(actor=actor, name=name)
-    body = _parsed(serializers.StartRequest, request)
-    wait = _wait_seconds(request)
-    row = ask(actor=actor, name=name, model=body.get("model"), options=body.get("options"))
-    return _operation_response(row, wait)
-
-
-def _require_operator(request: Request, name: str, permission: Permission) -> None:
-    """Check permission for reading one backend's inner matters."""
-    access.require(
-        actor_of(request),
-        permission,
-        target_type="backend",
-        target_id=name[:80],
-        backend_owner_id=selectors.backend_owner_id(name),
-    )
+    body = parsed(serializers.StartRequest, request)
+    asked = {"name": name, "model": body.get("model"), "options": body.get("options")}
+    return operated(request, actor, lambda by: ask(actor=by, **asked))
 
 
 class StatusView(APIView):
@@ -111,7 +52,7 @@ class DetectView(APIView):
     """What is installed."""
 
     @extend_schema(
-        responses={200: OpenApiTypes.OBJECT},
+        responses={200: serializers.DetectionsResponse},
         operation_id="detect",
     )
     def get(self, request: Request) -> Response:
@@ -125,14 +66,13 @@ class AutoView(APIView):
     """The backend picked by rule."""
 
     @extend_schema(
-        request=None, responses=_OPERATION, parameters=[_WAIT], operation_id="backend_auto"
+        request=None, responses=OPERATION, parameters=[WAIT, KEY], operation_id="backend_auto"
     )
     def post(self, request: Request) -> Response:
         """Pick a running engine, else an installed one, vLLM before Ollama; switch to it if it does not run."""
         actor = actor_of(request)
         services.auto_check(actor=actor)
-        wait = _wait_seconds(request)
-        return _operation_response(services.backend_auto(actor=actor), wait)
+        return operated(request, actor, lambda by: services.backend_auto(actor=by))
 
 
 class StartupView(APIView):
@@ -153,7 +93,7 @@ class StartupView(APIView):
         """Change the start-up behaviour, or which backends are started by themselves."""
         actor = actor_of(request)
         services.startup_check(actor=actor)
-        body = _parsed(serializers.StartupRequest, request)
+        body = parsed(serializers.StartupRequest, request)
         services.startup_set(actor=actor, **body)
         return Response(selectors.startup())
 
@@ -163,8 +103,8 @@ class StartView(APIView):
 
     @extend_schema(
         request=serializers.StartRequest,
-        responses=_OPERATION,
-        parameters=[_WAIT],
+        responses=OPERATION,
+        parameters=[WAIT, KEY],
         operation_id="backend_start",
     )
     def post(self, request: Request, name: str) -> Response:
@@ -176,14 +116,13 @@ class StopView(APIView):
     """Stop a backend."""
 
     @extend_schema(
-        request=None, responses=_OPERATION, parameters=[_WAIT], operation_id="backend_stop"
+        request=None, responses=OPERATION, parameters=[WAIT, KEY], operation_id="backend_stop"
     )
     def post(self, request: Request, name: str) -> Response:
         """Stop the backend: let requests finish, then end every process of the engine."""
         actor = actor_of(request)
         services.operate_check(actor=actor, name=name)
-        wait = _wait_seconds(request)
-        return _operation_response(services.backend_stop(actor=actor, name=name), wait)
+        return operated(request, actor, lambda by: services.backend_stop(actor=by, name=name))
 
 
 class RestartView(APIView):
@@ -191,8 +130,8 @@ class RestartView(APIView):
 
     @extend_schema(
         request=serializers.StartRequest,
-        responses=_OPERATION,
-        parameters=[_WAIT],
+        responses=OPERATION,
+        parameters=[WAIT, KEY],
         operation_id="backend_restart",
     )
     def post(self, request: Request, name: str) -> Response:
@@ -205,20 +144,19 @@ class SwitchView(APIView):
 
     @extend_schema(
         request=serializers.SwitchRequest,
-        responses=_OPERATION,
-        parameters=[_WAIT],
+        responses=OPERATION,
+        parameters=[WAIT, KEY],
         operation_id="backend_switch",
     )
     def post(self, request: Request) -> Response:
         """Stop what runs and start the backend, optionally with another model; undone if that fails."""
         named = request.data.get("backend") if isinstance(request.data, dict) else None
-        _require_operator(request, str(named or ""), Permission.BACKENDS_OPERATE)
-        body = _parsed(serializers.SwitchRequest, request)
-        wait = _wait_seconds(request)
-        row = services.backend_switch(
-            actor=actor_of(request), name=body["backend"], model=body.get("model")
+        require_operator(request, str(named or ""), Permission.BACKENDS_OPERATE)
+        body = parsed(serializers.SwitchRequest, request)
+        asked = {"name": body["backend"], "model": body.get("model")}
+        return operated(
+            request, actor_of(request), lambda by: services.backend_switch(actor=by, **asked)
         )
-        return _operation_response(row, wait)
 
 
 class ServedModelView(APIView):
@@ -226,8 +164,8 @@ class ServedModelView(APIView):
 
     @extend_schema(
         request=serializers.ModelRequest,
-        responses=_OPERATION,
-        parameters=[_WAIT],
+        responses=OPERATION,
+        parameters=[WAIT, KEY],
         operation_id="backend_change_model",
     )
     def post(self, request: Request, name: str) -> Response:
@@ -237,65 +175,45 @@ class ServedModelView(APIView):
         """
         actor = actor_of(request)
         services.operate_check(actor=actor, name=name)
-        body = _parsed(serializers.ModelRequest, request)
-        wait = _wait_seconds(request)
-        row = services.backend_change_model(actor=actor, name=name, model=body["model"])
-        return _operation_response(row, wait)
+        body = parsed(serializers.ModelRequest, request)
+        asked = {"name": name, "model": body["model"]}
+        return operated(request, actor, lambda by: services.backend_change_model(actor=by, **asked))
 
 
-class ConfigView(APIView):
-    """The options of a backend."""
-
-    @extend_schema(responses=serializers.ConfigResponse, operation_id="backend_config")
-    def get(self, request: Request, name: str) -> Response:
-        """Return the options, their schema, and which secrets are set."""
-        _require_operator(request, name, Permission.BACKENDS_OPERATE)
-        return Response(selectors.backend_config(selectors.backend_get(name)))
-
-    @extend_schema(
-        request=serializers.ConfigRequest,
-        responses={200: serializers.ConfigResponse},
-        parameters=[_WAIT],
-        operation_id="backend_configure",
-    )
-    def patch(self, request: Request, name: str) -> Response:
-        """Change options; with ``apply`` what runs gets them, restarted only where one needs that."""
-        actor = actor_of(request)
-        services.operate_check(actor=actor, name=name)
-        body = _parsed(serializers.ConfigRequest, request)
-        wait = _wait_seconds(request)
-        backend = services.backend_configure(actor=actor, name=name, options=body["options"])
-        answer = selectors.backend_config(backend)
-        if body["apply"] and selectors.backend_is_running(backend):
-            row = services.backend_apply(actor=actor, name=name)
-            row = selectors.operation_wait(str(row.pk), wait)
-            answer["operation"] = selectors.operation_payload(row)
-        return Response(answer)
-
-
-class ModelsView(APIView):
+class ModelsView(ListView):
     """The models on this machine."""
 
-    @extend_schema(responses=serializers.ModelListResponse, operation_id="backend_models")
+    query = serializers.ModelsQuery
+    pagination_class = WholePages
+
+    @extend_schema(
+        parameters=[serializers.ModelsQuery],
+        responses=serializers.ModelResponse(many=True),
+        operation_id="backend_models",
+    )
     def get(self, request: Request, name: str) -> Response:
         """List the models on this machine that the backend can serve, and what is wrong with one."""
-        _require_operator(request, name, Permission.BACKENDS_OPERATE)
-        return Response({"results": inventory.model_list(name)})
+        require_operator(request, name, Permission.BACKENDS_OPERATE)
+        asked = self.asked()
+        rows = inventory.model_list(name, asked.get("search", ""))
+        for flag in ("loaded", "configured"):
+            if flag in asked:
+                rows = [row for row in rows if row[flag] is asked[flag]]
+        return self.page(rows)
 
     @extend_schema(
         request=serializers.PullRequest,
-        responses=_OPERATION,
-        parameters=[_WAIT],
+        responses=OPERATION,
+        parameters=[WAIT, KEY],
         operation_id="backend_pull",
     )
     def post(self, request: Request, name: str) -> Response:
         """Download a model, going on where an earlier download of it ended."""
         actor = actor_of(request)
         services.operate_check(actor=actor, name=name)
-        body = _parsed(serializers.PullRequest, request)
-        wait = _wait_seconds(request)
-        row = services.model_pull(actor=actor, name=name, model=body["model"])
-        return _operation_response(row, wait)
+        body = parsed(serializers.PullRequest, request)
+        asked = {"name": name, "model": body["model"]}
+        return operated(request, actor, lambda by: services.model_pull(actor=by, **asked))
 
 
 class ModelView(APIView):
@@ -303,9 +221,10 @@ class ModelView(APIView):
 
     @extend_schema(
         request=None,
-        responses=_OPERATION,
+        responses=OPERATION,
         parameters=[
-            _WAIT,
+            WAIT,
+            KEY,
             OpenApiParameter(
                 "force", OpenApiTypes.BOOL, description="also where it is the configured model"
             ),
@@ -316,9 +235,12 @@ class ModelView(APIView):
         """Delete a model that is not in use. Its name may have slashes and colons in it."""
         actor = actor_of(request)
         services.operate_check(actor=actor, name=name)
-        wait, force = _wait_seconds(request), _flag(request, "force")
-        row = services.model_delete(actor=actor, name=name, model=model_id, force=force)
-        return _operation_response(row, wait)
+        force = query_flag(request, "force")
+        return operated(
+            request,
+            actor,
+            lambda by: services.model_delete(actor=by, name=name, model=model_id, force=force),
+        )
 
 
 class PlanView(APIView):
@@ -327,14 +249,25 @@ class PlanView(APIView):
     @extend_schema(
         request=serializers.StartRequest,
         responses={200: serializers.PlanResponse},
+        parameters=[
+            OpenApiParameter(
+                "problems",
+                OpenApiTypes.BOOL,
+                description="tell what is wrong with the model or an option as `problems` of an unknown plan",
+            )
+        ],
         operation_id="backend_plan",
     )
     def post(self, request: Request, name: str) -> Response:
         """Say whether the backend would fit, with the numbers and what would help; changes nothing."""
-        _require_operator(request, name, Permission.BACKENDS_OPERATE)
-        body = _parsed(serializers.StartRequest, request)
-        plan = selectors.backend_plan(name, body.get("model"), body.get("options"))
-        return Response(plan.payload())
+        require_operator(request, name, Permission.BACKENDS_OPERATE)
+        body = parsed(serializers.StartRequest, request)
+        plan = (
+            selectors.backend_plan_or_problems
+            if query_flag(request, "problems")
+            else selectors.backend_plan
+        )
+        return Response(plan(name, body.get("model"), body.get("options")).payload())
 
 
 class LogsView(APIView):
@@ -343,7 +276,7 @@ class LogsView(APIView):
     @extend_schema(
         responses=serializers.LogResponse,
         parameters=[
-            OpenApiParameter("lines", OpenApiTypes.INT, description="at most 5000"),
+            OpenApiParameter("lines", LINES, description="how many of the last"),
             OpenApiParameter(
                 "start",
                 OpenApiTypes.STR,
@@ -354,77 +287,9 @@ class LogsView(APIView):
     )
     def get(self, request: Request, name: str) -> Response:
         """Return the last lines of a start's log, and which starts there are."""
-        _require_operator(request, name, Permission.LOGS_READ)
-        lines = _number(request, "lines", 200, 5000)
+        require_operator(request, name, Permission.LOGS_READ)
+        lines = query_number(request, "lines", 200, 0, 5000)
         start = request.query_params.get("start", "")
         found = selectors.backend_log(name, lines, start=start)
         starts = selectors.backend_starts(name)
         return Response({"backend": name, "lines": found, "starts": starts})
-
-
-class OperationsView(APIView):
-    """The history of operations."""
-
-    @extend_schema(
-        responses=serializers.OperationListResponse,
-        parameters=[
-            OpenApiParameter("limit", OpenApiTypes.INT, description="at most 500"),
-            OpenApiParameter("offset", OpenApiTypes.INT),
-        ],
-        operation_id="operations",
-    )
-    def get(self, request: Request) -> Response:
-        """Return operations, newest first."""
-        access.require(actor_of(request), Permission.BACKENDS_OPERATE, target_type="operation")
-        limit = _number(request, "limit", 50, 500)
-        offset = _number(request, "offset", 0, 1_000_000)
-        rows = selectors.operation_list(limit, offset)
-        results = [selectors.operation_payload(row) for row in rows]
-        return Response({"results": results, "limit": limit, "offset": offset})
-
-
-class OperationView(APIView):
-    """One operation."""
-
-    @extend_schema(
-        responses={200: serializers.OperationResponse},
-        parameters=[_WAIT],
-        operation_id="operation",
-    )
-    def get(self, request: Request, operation_id: str) -> Response:
-        """Return one operation; with ``?wait=`` as soon as it has ended."""
-        access.require(
-            actor_of(request),
-            Permission.BACKENDS_OPERATE,
-            target_type="operation",
-            target_id=operation_id[:80],
-        )
-        row = selectors.operation_wait(operation_id, _wait_seconds(request))
-        return Response(selectors.operation_payload(row))
-
-
-class OperationCancelView(APIView):
-    """Cancel an operation."""
-
-    @extend_schema(
-        request=None, responses=_OPERATION, parameters=[_WAIT], operation_id="operation_cancel"
-    )
-    def post(self, request: Request, operation_id: str) -> Response:
-        """Ask the operation to stop; what it did is undone."""
-        actor = actor_of(request)
-        access.require(
-            actor,
-            Permission.BACKENDS_OPERATE,
-            target_type="operation",
-            target_id=operation_id[:80],
-            backend_owner_id=selectors.operation_backend_owner_id(operation_id),
-        )
-        wait = _wait_seconds(request)
-        row = services.operation_cancel(actor=actor, operation_id=operation_id)
-        return _operation_response(row, wait)
-
-
-def _parsed(serializer_class: type[serializers.StrictSerializer], request: Request) -> Any:
-    serializer = serializer_class(data=request.data)
-    serializer.is_valid(raise_exception=True)
-    return serializer.validated_data

@@ -7,8 +7,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from backends.lifecycle import State
+from backends.words import NOTHING, bytes_text, duration_text
 
 #: What a state is called on the page.
 STATE_WORDS: Final[dict[str, str]] = {
@@ -43,6 +45,7 @@ OPERATION_WORDS: Final[dict[str, tuple[str, str]]] = {
     "unload": ("Giving the memory back", "Unload"),
     "pull": ("Downloading", "Download"),
     "delete": ("Deleting", "Deletion"),
+    "install": ("Installing", "Installation"),
 }
 OUTCOME_WORDS: Final[dict[str, str]] = {
     "queued": "waiting for the worker",
@@ -69,14 +72,12 @@ STEP_WORDS: Final[dict[str, str]] = {
     "rollback": "Clean up",
     "download": "Download the model",
     "delete": "Delete the model",
+    "install": "Install the engine",
 }
 #: States in which the page offers to chat.
 CHAT_STATES: Final = (State.READY, State.DEGRADED)
 #: States in which "since" is an uptime.
 UPTIME_STATES: Final = (State.READY, State.DEGRADED, State.DRAINING)
-NOTHING: Final = "—"
-
-_MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
 def tables() -> dict[str, Any]:
@@ -99,6 +100,16 @@ class Fact:
     key: str
     label: str
     value: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """What a backend holds of one GPU, in bytes; None for what the driver does not say."""
+
+    index: int
+    name: str
+    held: int | None
+    total: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +159,9 @@ class Card:
     installing: float | None
     #: Whether ``mh NAME install`` would install the engine.
     installable: bool
+    gpus: tuple[Held, ...]
+    #: Id of its latest start, for a link to that one's log.
+    start: str
     operation: OperationView | None
 
 
@@ -158,6 +172,7 @@ def cards(
     *,
     installable: Collection[str],
     now: datetime,
+    starts: Mapping[str, str] | None = None,
 ) -> list[Card]:
     """Return one card per backend of ``status``.
 
@@ -167,6 +182,7 @@ def cards(
         details: the engine's own failure line by backend name; empty for those who may not read it.
         installable: names of the backends whose engine ``mh NAME install`` would install.
         now: the present, aware.
+        starts: id of the latest start by backend name.
     """
     running = status.get("operation")
     latest = {**operations, **({running["backend"]: running} if running else {})}
@@ -182,6 +198,8 @@ def cards(
             detail=details.get(name, ""),
             installable=name in installable,
             now=now,
+            gpus=tuple(held_by(name, status.get("gpus") or ())),
+            start=(starts or {}).get(name, ""),
         )
         for name, entry in status["available"].items()
     ]
@@ -197,6 +215,8 @@ def _card(
     detail: str,
     installable: bool,
     now: datetime,
+    gpus: tuple[Held, ...],
+    start: str,
 ) -> Card:
     state = card_state(entry)
     title = entry.get("title") or name
@@ -217,6 +237,8 @@ def _card(
         detail=detail if state == State.FAILED else "",
         installing=entry.get("installing"),
         installable=installable,
+        gpus=gpus,
+        start=start,
         operation=operation_view(operation, title, said=wrong) if operation else None,
     )
 
@@ -246,14 +268,45 @@ def memory_text(memory: int | None, standby: Mapping[str, Any] | None) -> str:
     return " + ".join(parts) or NOTHING
 
 
+def port_text(endpoint: str | None) -> str:
+    """Return the port an engine answers at."""
+    port = urlsplit(endpoint or "").port
+    return str(port) if port else NOTHING
+
+
+def in_flight_text(entry: Mapping[str, Any]) -> str:
+    """Return the requests in flight, and those that wait in the engine."""
+    count, waiting = entry.get("in_flight") or 0, entry.get("requests_waiting") or 0
+    return f"{count} + {waiting:.0f} waiting" if waiting else str(count)
+
+
+def tokens_text(rate: float | None) -> str:
+    """Return tokens a second: ``41.5``."""
+    return NOTHING if rate is None else f"{rate:.1f}"
+
+
+def held_by(name: str, gpus: Iterable[Mapping[str, Any]]) -> Iterable[Held]:
+    """Yield the GPUs of which backend ``name`` holds memory."""
+    for gpu in gpus:
+        mine = [each["memory"] for each in gpu.get("processes", ()) if each["backend"] == name]
+        if mine:
+            yield Held(
+                index=gpu["index"],
+                name=gpu.get("name") or "",
+                held=None if None in mine else sum(mine),
+                total=gpu.get("memory_total"),
+            )
+
+
 def _facts(entry: Mapping[str, Any], state: str, now: datetime) -> Iterable[Fact]:
     since = entry.get("since")
     up = since is not None and state in UPTIME_STATES
     memory = entry.get("memory")
     yield Fact(key="model", label="Model", value=entry.get("model") or NOTHING)
-    yield Fact(key="endpoint", label="Endpoint", value=entry.get("endpoint") or NOTHING)
+    yield Fact(key="port", label="Port", value=port_text(entry.get("endpoint")))
     yield Fact(key="version", label="Version", value=entry.get("version") or NOTHING)
-    yield Fact(key="in_flight", label="Requests in flight", value=str(entry.get("in_flight") or 0))
+    yield Fact(key="in_flight", label="Requests in flight", value=in_flight_text(entry))
+    yield Fact(key="tokens", label="Tokens/s", value=tokens_text(entry.get("tokens_per_second")))
     yield Fact(key="memory", label="Memory", value=memory_text(memory, entry.get("standby")))
     yield Fact(
         key="uptime",
@@ -315,30 +368,3 @@ def _step(step: Mapping[str, Any], *, said: str | None) -> Step:
         message="" if step["message"] == said else step["message"],
         took=took,
     )
-
-
-def bytes_text(count: float | None) -> str:
-    """Return a number of bytes for a person: ``2.1 GB`` (1 GB = 2**30 bytes, as GPUs are sold).
-
-    What nobody knows is ``NOTHING``.
-    """
-    if count is None:
-        return NOTHING
-    gigabytes = count / 2**30
-    return f"{gigabytes:.1f} GB" if gigabytes >= 1 else f"{count / 2**20:.0f} MB"
-
-
-def duration_text(seconds: float) -> str:
-    """Return a duration for a person in its two largest units: ``42 s``, ``3 min 5 s``, ``2 h 4 min``."""
-    whole = max(0, round(seconds))
-    if whole < _MINUTE:
-        return f"{whole} s"
-    for size, unit, below, rest in (
-        (_DAY, "d", _HOUR, "h"),
-        (_HOUR, "h", _MINUTE, "min"),
-        (_MINUTE, "min", 1, "s"),
-    ):
-        if whole >= size:
-            left = whole % size // below
-            return f"{whole // size} {unit}" + (f" {left} {rest}" if left else "")
-    return f"{whole} s"

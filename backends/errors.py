@@ -1,10 +1,10 @@
 """Errors of backends.
 
 MhError
-├── NotFound         ── UnknownBackend, UnknownOperation, UnknownModel, UnknownStart
+├── NotFound         ── UnknownBackend, UnknownOperation, UnknownModel, UnknownStart, UnknownRevision
 ├── Conflict         ── OperationConflict, OperationLost, ModelInUse, ModelNotOurs, CannotDo,
-│                       EngineAttached
-├── Invalid          ── InvalidOptions, PreflightFailed
+ │                       EngineAttached, ConfigurationMoved
+ ├── Invalid          ── InvalidOptions, PreflightFailed, KeyReused
 ├── Unavailable      ── WorkerUnavailable, BackendNotRunning ── BackendHeld, BackendMoved
 └── UpstreamFailed   ── StartFailed, StopFailed, PullFailed, DeleteFailed
 """
@@ -36,10 +36,22 @@ class UnknownStart(NotFound):
     code = "start_not_found"
 
 
+class UnknownRevision(NotFound):
+    """No revision of the options has this number."""
+
+    code = "revision_not_found"
+
+
 class OperationConflict(Conflict):
     """Another operation stands in the way."""
 
     code = "operation_conflict"
+
+
+class ConfigurationMoved(Conflict):
+    """Somebody else changed the options since the ones that are to be changed were read."""
+
+    code = "configuration_moved"
 
 
 class OperationCancelled(Conflict):
@@ -76,6 +88,12 @@ class InvalidOptions(Invalid):
     """An option is unknown, of the wrong type or out of bounds."""
 
     code = "invalid_options"
+
+
+class KeyReused(Invalid):
+    """An ``Idempotency-Key`` comes with another request than the first time."""
+
+    code = "idempotency_key_reused"
 
 
 class PreflightFailed(Invalid):

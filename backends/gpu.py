@@ -18,6 +18,9 @@ RETRY_INTERVAL: Final = 10.0
 #: driver that do not fit together (functions that are missing, text that cannot be decoded).
 _NO_ANSWER: Final = (pynvml.NVMLError, AttributeError, TypeError, ValueError, OSError)
 
+#: NVML's name for the sensor in the GPU's chip.
+_CHIP: Final = 0
+
 
 @dataclass(frozen=True)
 class GpuProcess:
@@ -43,6 +46,11 @@ class Gpu:
     processes: tuple[GpuProcess, ...] = ()
     #: Whether the driver said who uses it; without, ``processes`` is empty and means nothing.
     processes_known: bool = True
+    #: Watts drawn, and the most the driver lets it draw. Newer cards give the mean of the last second.
+    power: float | None = None
+    power_limit: float | None = None
+    #: Of the chip, in degrees Celsius.
+    temperature: int | None = None
 
 
 def memory_held(gpus_now: Iterable[Gpu], pids: Collection[int]) -> int | None:
@@ -153,7 +161,24 @@ def _read_gpu(index: int) -> Gpu:
         utilization=_number(getattr(utilization, "gpu", None)),
         processes=processes or (),
         processes_known=processes is not None,
+        power=_watts("nvmlDeviceGetPowerUsage", handle),
+        power_limit=_watts("nvmlDeviceGetEnforcedPowerLimit", handle),
+        temperature=_temperature(handle),
     )
+
+
+def _watts(function: str, handle: Any) -> float | None:
+    """Return what NVML says in milliwatts; None where a card (or a part of one, MIG) does not measure it."""
+    milliwatts = _number(_asked(getattr(pynvml, function, None), handle))
+    return None if milliwatts is None else round(milliwatts / 1000, 1)
+
+
+def _temperature(handle: Any) -> int | None:
+    """Ask as drivers of CUDA 13 and later want it; older ones know only the other way."""
+    found = _asked(getattr(pynvml, "nvmlDeviceGetTemperatureV", None), handle, _CHIP)
+    if found is None:
+        found = _asked(getattr(pynvml, "nvmlDeviceGetTemperature", None), handle, _CHIP)
+    return _number(found)
 
 
 def _memory(handle: Any) -> Any:

@@ -16,6 +16,7 @@ import redis
 import redis.asyncio
 from django.conf import settings
 
+from backends import bus
 from backends.leases import CHANGES
 
 logger = logging.getLogger(__name__)
@@ -118,6 +119,14 @@ def _room() -> _Room:
 def waiting() -> int:
     """Return how many requests of this event loop wait."""
     return len(_room().places)
+
+
+def held() -> int:
+    """Return how many requests of the whole site wait; 0 when the broker is away."""
+    try:
+        return bus.redis_client().zcount(_QUEUE, time.time(), "+inf")
+    except redis.RedisError:
+        return 0
 
 
 @contextlib.asynccontextmanager

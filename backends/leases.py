@@ -169,9 +169,10 @@ class _Holder:
             settings.REDIS_URL, socket_timeout=2, socket_connect_timeout=2, decode_responses=True
         )
         # Its own, without what redis-py does around each command: that costs more than the command.
-        self.connection = redis.asyncio.Redis.from_url(
+        pool: Any = redis.asyncio.Redis.from_url(
             settings.REDIS_URL, socket_connect_timeout=2, decode_responses=True
-        ).connection_pool.make_connection()
+        ).connection_pool
+        self.connection = pool.make_connection()
         self.leases: set[_Lease] = set()
         self.renewing: asyncio.Task[None] | None = None
         self.waiting: list[tuple[_Command, asyncio.Future[Any]]] = []

@@ -22,6 +22,8 @@ class Backend(models.Model):
     options = models.JSONField(default=dict, blank=True)
     #: Fernet token over a JSON object of the secret options.
     secrets = models.TextField(default="", blank=True)
+    #: Number of the newest ``ConfigRevision``; 0 before the first change.
+    revision = models.PositiveIntegerField(default=0)
     auto_start = models.BooleanField(default=False)
     #: The options that the last start was made with: what it takes to have the same again.
     started_options = models.JSONField(null=True, blank=True)
@@ -47,6 +49,36 @@ class Backend(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class ConfigRevision(models.Model):
+    """The options of a backend as somebody left them. Of secrets only that they changed."""
+
+    backend = models.ForeignKey(Backend, on_delete=models.CASCADE, related_name="revisions")
+    #: Counts up per backend; 0 is what was configured before the first change.
+    number = models.PositiveIntegerField()
+    #: ``Backend.options`` from then on.
+    options = models.JSONField(default=dict, blank=True)
+    #: ``[{"option", "before", "after"}]``, defaults said aloud; of a secret ``{"option", "secret": true,
+    #: "before": bool, "after": bool}``: whether it was set.
+    changes = models.JSONField(default=list, blank=True)
+    #: Number of the revision that was restored by this one.
+    restored = models.PositiveIntegerField(null=True, blank=True)
+    created_at = models.DateTimeField()
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
+    )
+    created_by_name = models.CharField(max_length=150, default="", blank=True)
+    request_id = models.CharField(max_length=128, default="", blank=True)
+
+    class Meta:
+        ordering = ["-number"]
+        constraints = [
+            models.UniqueConstraint(fields=["backend", "number"], name="one_revision_per_number")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.backend_id} options {self.number}"
 
 
 class Switchboard(models.Model):
@@ -96,13 +128,15 @@ class OperationKind(models.TextChoices):
     UNLOAD = "unload"
     PULL = "pull"
     DELETE = "delete"
+    #: Bring the engine itself onto this machine.
+    INSTALL = "install"
 
 
 class Lane(models.TextChoices):
     """What operations stand in each other's way: one of each lane runs per GPU machine."""
 
     GPU = "gpu"
-    #: Downloads and deletions of models: nobody waits hours for them to move the GPU.
+    #: Downloads and deletions of models, and installations: nobody waits hours for them to move the GPU.
     MODELS = "models"
 
 
@@ -115,7 +149,7 @@ SERVING_KINDS = (
     OperationKind.APPLY,
 )
 #: Kinds of operations that leave the GPU alone.
-MODELS_KINDS = (OperationKind.PULL, OperationKind.DELETE)
+MODELS_KINDS = (OperationKind.PULL, OperationKind.DELETE, OperationKind.INSTALL)
 
 
 class Operation(models.Model):
@@ -194,6 +228,25 @@ class OperationStep(models.Model):
         return f"{self.name} ({self.state})"
 
 
+class IdempotencyKey(models.Model):
+    """What a client called the request that made an operation: sent again, it makes no other one."""
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
+    key = models.CharField(max_length=255)
+    #: SHA-256 of what was asked.
+    digest = models.CharField(max_length=64)
+    operation = models.ForeignKey(Operation, on_delete=models.CASCADE, related_name="+")
+    created_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["user", "key"], name="one_operation_per_key")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.key} of {self.user_id}"
+
+
 class GpuLease(models.Model):
     """Who owns the memory of one GPU, or of the machine where it has none.
 
@@ -253,3 +306,23 @@ class StartRecord(models.Model):
 
     def __str__(self) -> str:
         return f"{self.backend_id} {self.model}: {self.seconds:.1f} s ({self.kind})"
+
+
+class SampleBucket(models.Model):
+    """What GPUs and engines of one machine did in a minute, or in a quarter of an hour; old ones are deleted."""
+
+    node = models.CharField(max_length=255)
+    step = models.PositiveIntegerField(help_text="seconds")
+    #: Its begin, in seconds since 1970; a multiple of ``step``.
+    at = models.BigIntegerField()
+    #: ``sampling.stats.to_json``.
+    series = models.JSONField(default=dict)
+
+    class Meta:
+        ordering = ["at"]
+        constraints = [
+            models.UniqueConstraint(fields=["node", "step", "at"], name="one_row_per_bucket")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.node} {self.at} ({self.step} s)"

@@ -34,6 +34,7 @@ from backends.idleness import Idleness
 from backends.lifecycle import State
 from backends.memory_peaks import Peaks
 from backends.models import OPEN_OPERATION_STATES, Backend, Lane, Operation
+from backends.sampler import Sampler
 from backends.watching import Watcher
 from backends.words import exit_in_words
 
@@ -46,7 +47,9 @@ PROBE_TIMEOUT: Final = 2.0
 CLOSED_AFTER_MISSES: Final = 2
 _LOG_LINES: Final = 400
 #: Keys of a snapshot that change all the time; a change in them alone is no news.
-_NO_NEWS: Final = ("observed_at", "memory")
+_NO_NEWS: Final = frozenset({"observed_at", "memory"})
+#: The same of its GPUs; samples say it every few seconds.
+_NO_NEWS_OF_GPU: Final = frozenset({"power", "temperature"})
 
 
 @dataclass
@@ -61,8 +64,12 @@ class Observer:
     peaks: Peaks = field(default_factory=Peaks)
     watcher: Watcher = field(default_factory=Watcher)
     startup: booting.Startup = field(default_factory=booting.Startup)
+    sampler: Sampler = field(init=False)
     _next_probe: float = 0.0
     _published: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.sampler = Sampler(self.node)
 
     def run(self, stopped: Any) -> None:
         """Look until ``stopped`` (a ``threading.Event``) is set."""
@@ -78,6 +85,7 @@ class Observer:
             finally:
                 connections.close_all()
             stopped.wait(max(0.0, LOOK_SECONDS - (time.monotonic() - began)))
+        self.sampler.close()
 
     def look(self) -> None:
         """Look once."""
@@ -168,6 +176,9 @@ class Observer:
             self.seen[row.name] = self._probe(row, counted=row.name not in busy)
         self._keep_standbys(rows)
         cards = self._gpus(rows)
+        self.sampler.see(rows, self.seen, cards)
+        for name, facts in self.seen.items():
+            facts["tokens_per_second"] = self.sampler.tokens_per_second(name)
         snapshot = {
             "observed_at": selectors.now().isoformat(),
             "backends": self.seen,
@@ -245,7 +256,9 @@ class Observer:
 
     def _publish_news(self, snapshot: dict[str, Any]) -> None:
         """Send the status when something a person would see has changed."""
-        news = {key: value for key, value in snapshot.items() if key not in _NO_NEWS}
+        news = _without(snapshot, _NO_NEWS)
+        news["backends"] = {name: _news_of(facts) for name, facts in self.seen.items()}
+        news["gpus"] = [_without(card, _NO_NEWS_OF_GPU) for card in snapshot["gpus"]]
         news["in_flight"] = {name: selectors.in_flight(name) for name in self.seen}
         news["worker"] = selectors.worker_alive()
         rounded = _rounded(news)
@@ -273,6 +286,15 @@ def _gpu_payload(
         {**process, "backend": owners.get(process["pid"])} for process in payload["processes"]
     ]
     return payload
+
+
+def _without(facts: dict[str, Any], names: frozenset[str]) -> dict[str, Any]:
+    return {key: value for key, value in facts.items() if key not in names}
+
+
+def _news_of(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return what is news of a backend: that it generates, and not how fast just now."""
+    return {**facts, "tokens_per_second": bool(facts.get("tokens_per_second"))}
 
 
 def _rounded(value: Any) -> Any:

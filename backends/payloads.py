@@ -39,8 +39,16 @@ class AvailablePayload(TypedDict):
     #: A launcher kept warm: ``{"state": "warming" | "ready", "memory": bytes}``.
     standby: dict[str, Any] | None
     metrics: dict[str, float | None]
+    #: Generated, in the last whole 5 seconds; null where nothing is known of them.
+    tokens_per_second: float | None
+    #: As the engine says; else what this site has sent it.
+    requests_running: int
+    #: In the engine's own queue.
+    requests_waiting: int
     reason: str
     failure: str
+    #: Of its options: it moves when somebody changes them.
+    revision: int
 
 
 class DetectedPayload(TypedDict):
@@ -71,6 +79,20 @@ class StartupPayload(TypedDict):
     behavior: str
     active: str | None
     auto_start: dict[str, bool]
+
+
+class RevisionPayload(TypedDict):
+    """The options of a backend as somebody left them."""
+
+    number: int
+    #: Those that differed from the defaults; secrets are not among them.
+    options: dict[str, Any]
+    changes: list[dict[str, Any]]
+    #: Number of the revision it restored.
+    restored: int | None
+    created_at: str
+    created_by: str
+    request_id: str
 
 
 class StepPayload(TypedDict):
@@ -129,3 +151,29 @@ class StatusFrame(StatusPayload):
     """The same as a ``/ws/status/`` frame."""
 
     type: Literal["status"]
+
+
+class SampleSeries(TypedDict):
+    """One GPU or backend over time."""
+
+    node: str
+    #: ``gpu``, ``backend`` or ``site``.
+    kind: str
+    id: str
+    title: str
+    #: By measure, a value for each of the times; null where nothing was seen.
+    measures: dict[str, list[float | None]]
+
+
+class SamplesPayload(TypedDict):
+    """The answer of ``GET /api/llm-backend/samples``; times in seconds since 1970."""
+
+    now: int
+    since: int
+    until: int
+    #: Seconds from one point to the next, and of what they were put together.
+    step: int
+    resolution: int
+    statistic: str
+    times: list[int]
+    series: list[SampleSeries]

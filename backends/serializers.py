@@ -2,22 +2,14 @@
 
 from typing import Any
 
+from drf_spectacular.extensions import OpenApiSerializerExtension
 from rest_framework import serializers
 
+from accounts.strict import StrictSerializer
 
-class StrictSerializer(serializers.Serializer[Any]):
-    """Names an unknown key instead of ignoring it."""
-
-    def to_internal_value(self, data: Any) -> Any:
-        """Refuse keys that are not fields."""
-        if isinstance(data, dict):
-            unknown = sorted(set(data) - set(self.fields))
-            if unknown:
-                known = ", ".join(self.fields)
-                raise serializers.ValidationError(
-                    {unknown[0]: [f"Unknown key. Known keys: {known}."]}
-                )
-        return super().to_internal_value(data)
+_REVISION = (
+    "the newest you know of: 409 when there is a newer one; the header If-Match says the same"
+)
 
 
 class StartRequest(StrictSerializer):
@@ -47,10 +39,22 @@ class PullRequest(StrictSerializer):
 
 
 class ConfigRequest(StrictSerializer):
-    """Options to change; null puts one back to its default."""
+    """Options to change; null puts one back to its default. Without any, what is configured is applied."""
 
-    options = serializers.DictField()
+    options = serializers.DictField(required=False, default=dict)
     apply = serializers.BooleanField(required=False, default=False)
+    revision = serializers.IntegerField(
+        required=False, min_value=0, max_value=2**31 - 1, help_text=_REVISION
+    )
+
+
+class RestoreRequest(StrictSerializer):
+    """How to go back to a revision."""
+
+    apply = serializers.BooleanField(required=False, default=False)
+    revision = serializers.IntegerField(
+        required=False, min_value=0, max_value=2**31 - 1, help_text=_REVISION
+    )
 
 
 class ConfigResponse(serializers.Serializer[Any]):
@@ -60,8 +64,30 @@ class ConfigResponse(serializers.Serializer[Any]):
     options = serializers.DictField()
     secrets = serializers.DictField(child=serializers.BooleanField())
     auto_start = serializers.BooleanField()
+    revision = serializers.IntegerField(help_text="moves with each change; also the ETag")
     schema = serializers.DictField(help_text="JSON Schema of the options")
     operation = serializers.DictField(required=False, help_text="with apply, where it runs")
+
+
+class RevisionChangeResponse(serializers.Serializer[Any]):
+    """One option of a revision; of a secret only whether it was set."""
+
+    option = serializers.CharField()
+    secret = serializers.BooleanField(required=False)
+    before = serializers.JSONField(allow_null=True)
+    after = serializers.JSONField(allow_null=True)
+
+
+class RevisionResponse(serializers.Serializer[Any]):
+    """The options of a backend as somebody left them."""
+
+    number = serializers.IntegerField(help_text="0: what was configured before the first change")
+    options = serializers.DictField(help_text="those that differed from the defaults; no secrets")
+    changes = RevisionChangeResponse(many=True)
+    restored = serializers.IntegerField(allow_null=True, help_text="the revision it restored")
+    created_at = serializers.DateTimeField()
+    created_by = serializers.CharField()
+    request_id = serializers.CharField()
 
 
 class StepResponse(serializers.Serializer[Any]):
@@ -104,14 +130,6 @@ class OperationResponse(serializers.Serializer[Any]):
     finished_at = serializers.DateTimeField(allow_null=True)
 
 
-class OperationListResponse(serializers.Serializer[Any]):
-    """A page of operations, newest first."""
-
-    results = OperationResponse(many=True)
-    limit = serializers.IntegerField()
-    offset = serializers.IntegerField()
-
-
 class ActiveResponse(serializers.Serializer[Any]):
     """The backend that answers, or would if it ran."""
 
@@ -151,8 +169,14 @@ class AvailableResponse(serializers.Serializer[Any]):
         help_text='a launcher kept warm: {"state": "warming" or "ready", "memory": bytes}',
     )
     metrics = serializers.DictField(child=serializers.FloatField(allow_null=True))
+    tokens_per_second = serializers.FloatField(
+        allow_null=True, help_text="generated, in the last whole 5 seconds"
+    )
+    requests_running = serializers.IntegerField()
+    requests_waiting = serializers.IntegerField(help_text="in the engine's own queue")
     reason = serializers.CharField()
     failure = serializers.CharField()
+    revision = serializers.IntegerField(help_text="of its options")
 
 
 class StatusResponse(serializers.Serializer[Any]):
@@ -166,6 +190,48 @@ class StatusResponse(serializers.Serializer[Any]):
     deployment_mode = serializers.CharField()
     worker = serializers.BooleanField(help_text="whether a worker of this GPU machine is running")
     observed_at = serializers.DateTimeField(allow_null=True)
+
+
+class SamplesQuery(serializers.Serializer[Any]):
+    """Which samples."""
+
+    since = serializers.DateTimeField(required=False, help_text="one hour ago, if it is not said")
+    until = serializers.DateTimeField(required=False, help_text="now, if it is not said")
+    step = serializers.IntegerField(
+        required=False,
+        min_value=1,
+        max_value=86_400,
+        help_text="least seconds between two points; else as few as make at most 500 points",
+    )
+    statistic = serializers.ChoiceField(
+        choices=["mean", "max"], default="mean", help_text="of the time of each point"
+    )
+
+
+class SampleSeriesResponse(serializers.Serializer[Any]):
+    """One GPU or backend over time."""
+
+    node = serializers.CharField()
+    kind = serializers.ChoiceField(["gpu", "backend", "site"])
+    id = serializers.CharField(help_text="UUID of a GPU, name of a backend")
+    title = serializers.CharField()
+    measures = serializers.DictField(
+        child=serializers.ListField(child=serializers.FloatField(allow_null=True)),
+        help_text="a value for each of the times; null where nothing was seen",
+    )
+
+
+class SamplesResponse(serializers.Serializer[Any]):
+    """How GPUs and engines did; times in seconds since 1970."""
+
+    now = serializers.IntegerField()
+    since = serializers.IntegerField()
+    until = serializers.IntegerField()
+    step = serializers.IntegerField(help_text="seconds from one point to the next")
+    resolution = serializers.IntegerField(help_text="seconds of what a point was put together of")
+    statistic = serializers.ChoiceField(["mean", "max"])
+    times = serializers.ListField(child=serializers.IntegerField(), help_text="begin of each point")
+    series = SampleSeriesResponse(many=True)
 
 
 class ModelResponse(serializers.Serializer[Any]):
@@ -183,10 +249,12 @@ class ModelResponse(serializers.Serializer[Any]):
     configured = serializers.BooleanField(help_text="what the next start serves")
 
 
-class ModelListResponse(serializers.Serializer[Any]):
-    """Models a backend can serve."""
+class ModelsQuery(serializers.Serializer[Any]):
+    """Which of them."""
 
-    results = ModelResponse(many=True)
+    search = serializers.CharField(required=False, max_length=512, help_text="part of a name")
+    loaded = serializers.BooleanField(required=False, help_text="in memory")
+    configured = serializers.BooleanField(required=False, help_text="what the next start serves")
 
 
 class StartLogResponse(serializers.Serializer[Any]):
@@ -226,6 +294,21 @@ class DetectionResponse(serializers.Serializer[Any]):
     reason = serializers.CharField(help_text="why it does not run, and what to do")
 
 
+class DetectionsResponse(serializers.Serializer[Any]):
+    """What was found, by the name of a backend."""
+
+
+class DetectionsSchema(OpenApiSerializerExtension):  # type: ignore[no-untyped-call]
+    """Says so in the API's description."""
+
+    target_class = DetectionsResponse
+
+    def map_serializer(self, auto_schema: Any, direction: Any) -> dict[str, Any]:
+        """Return the schema."""
+        found = auto_schema.resolve_serializer(DetectionResponse, direction)
+        return {"type": "object", "additionalProperties": found.ref}
+
+
 class PlanGpuResponse(serializers.Serializer[Any]):
     """One GPU in a plan. Bytes."""
 
@@ -243,6 +326,14 @@ class SuggestionResponse(serializers.Serializer[Any]):
 
     message = serializers.CharField()
     options = serializers.DictField()
+
+
+class ProblemResponse(serializers.Serializer[Any]):
+    """What else stands against a start."""
+
+    message = serializers.CharField()
+    option = serializers.CharField(allow_null=True, help_text="the option at fault, if one is")
+    code = serializers.CharField()
 
 
 class PlanResponse(serializers.Serializer[Any]):
@@ -269,6 +360,7 @@ class PlanResponse(serializers.Serializer[Any]):
     measured = serializers.BooleanField(help_text="known from a past start")
     gpus = PlanGpuResponse(many=True)
     suggestions = SuggestionResponse(many=True)
+    problems = ProblemResponse(many=True)
     expected_seconds = serializers.FloatField(allow_null=True)
 
 

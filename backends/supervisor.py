@@ -609,6 +609,16 @@ def log_tail(inst: Instance, lines: int = 200) -> list[str]:
     return found[-lines:] if lines > 0 else []
 
 
+def log_lines(inst: Instance) -> Iterator[str]:
+    """Yield every line of the engine's output that is kept, oldest first, without colours."""
+    path = log_path(inst)
+    for part in (path.with_name(f"{path.name}.1"), path):
+        with contextlib.suppress(OSError), part.open(errors="replace", newline="\n") as file:
+            for line in file:
+                text = _ANSI_ESCAPE.sub("", line.replace("\0", "")).rstrip("\r\n")
+                yield text.rpartition("\r")[2]
+
+
 def _read_end(path: Path, size: int) -> bytes:
     try:
         with path.open("rb") as file:

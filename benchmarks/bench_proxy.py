@@ -143,9 +143,7 @@ async def measure(
     ]
 
 
-async def _row(
-    proxy: Proxy, at_once: int, counts: dict[str, int], rounds: int
-) -> dict[str, Any]:
+async def _row(proxy: Proxy, at_once: int, counts: dict[str, int], rounds: int) -> dict[str, Any]:
     before = machine.load()
     row: dict[str, Any] = {"streams": at_once, "requests": 0, "cpu_us_per_token_all": {}}
     for pace, delay in PACES.items():
@@ -163,7 +161,9 @@ async def _row(
 
 
 def _firsts(found: Sequence[Taken]) -> dict[str, float]:
-    both = Taken(first_token_seconds=[each for taken in found for each in taken.first_token_seconds])
+    both = Taken(
+        first_token_seconds=[each for taken in found for each in taken.first_token_seconds]
+    )
     return {f"first_token_ms_p{percent}": round(both.first_ms(percent), 2) for percent in (50, 99)}
 
 
@@ -253,7 +253,18 @@ def _same(found: dict[str, Any], name: str, row: dict[str, Any]) -> dict[str, An
     return next((each for each in loads if each["streams"] == row["streams"]), None)
 
 
-HEADING: Final = ("proxy", "at once", "flat µs", "busy µs", "paced µs", "req/s", "first ms", "added p50", "added p99", "load")
+HEADING: Final = (
+    "proxy",
+    "at once",
+    "flat µs",
+    "busy µs",
+    "paced µs",
+    "req/s",
+    "first ms",
+    "added p50",
+    "added p99",
+    "load",
+)
 _SHOWN: Final = (
     *(f"cpu_us_per_token_{pace}" for pace in PACES),
     "requests_per_second",
@@ -293,7 +304,11 @@ def judged(found: dict[str, Any]) -> list[dict[str, Any]]:
         for verdict in (*_of_v1(found, pace), *_cpu(found, "/ws/chat/", sockets, pace))
     ]
     alone = [(name, row) for name in SERVERS for row in _rows(found, name, 1)]
-    added = [(row["first_token_ms_added_p50"], name) for name, row in alone if "first_token_ms_added_p50" in row]
+    added = [
+        (row["first_token_ms_added_p50"], name)
+        for name, row in alone
+        if "first_token_ms_added_p50" in row
+    ]
     if added:
         value, name = min(added)
         verdicts.append(Verdict("/v1: ms added to the first token, one alone", name, value, 3.0))

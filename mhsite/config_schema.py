@@ -10,6 +10,8 @@ from router.deployment_file import DeploymentFile
 from router.registry_schemas import RegistryFile
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
+#: What ``backends.engines.base.facts`` says for forms alone.
+_FOR_FORMS = frozenset({"group", "restart", "unit", "step", "bound"})
 
 
 def schemas() -> dict[str, dict[str, Any]]:
@@ -57,7 +59,7 @@ def _section(options: Any) -> dict[str, Any]:
     hidden = options.fields_with("secret") | {"host", "port"}
     properties = {
         options.file_names.get(name, name): {
-            key: value for key, value in field.items() if key not in {"group", "restart", "unit"}
+            key: value for key, value in field.items() if key not in _FOR_FORMS
         }
         for name, field in _inlined(schema, schema.get("$defs", {}))["properties"].items()
         if name not in hidden

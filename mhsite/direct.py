@@ -80,7 +80,7 @@ def common_headers(is_secure: bool) -> Headers:
     request.method, request.path_info = "POST", next(iter(direct.SCHEMAS))
     if is_secure:
         request.META["HTTP_X_FORWARDED_PROTO"] = "https"
-    response = middleware.answered(request, HttpResponse())
+    response = middleware.answered(request, HttpResponse(content_type="application/json"))
     del response.headers["Content-Type"]
     return [(name.lower().encode(), value.encode()) for name, value in response.items()]
 

@@ -143,7 +143,7 @@ def _preflight(request: HttpRequest) -> HttpResponse | None:
     if _origin_is_allowed(request):
         response.headers["Access-Control-Allow-Methods"] = "GET, POST, PUT, PATCH, DELETE, OPTIONS"
         response.headers["Access-Control-Allow-Headers"] = (
-            f"Authorization, Content-Type, {REQUEST_ID_HEADER}"
+            f"Authorization, Content-Type, Idempotency-Key, {REQUEST_ID_HEADER}"
         )
         response.headers["Access-Control-Max-Age"] = "600"
     return response
@@ -182,7 +182,14 @@ class _Direct:
 
 
 class SecurityMiddleware(_Direct, DjangoSecurity):
-    """Django's, on the event loop."""
+    """Django's, on the event loop, and the content security policy (W3C, CSP Level 3) of pages."""
+
+    def process_response(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
+        """Add the headers."""
+        if response.headers.get("Content-Type", "").startswith("text/html"):
+            policy = settings.CONTENT_SECURITY_POLICY
+            response.headers.setdefault("Content-Security-Policy", policy)
+        return super().process_response(request, response)
 
 
 class CommonMiddleware(_Direct, DjangoCommon):

@@ -11,6 +11,8 @@ from unfold.sites import UnfoldAdminSite
 
 from accounts.models import User
 from accounts.permissions import Permission, is_allowed
+from mhsite import pages
+from mhsite.header import header_for
 
 
 class SignInForm(AuthenticationForm):
@@ -42,7 +44,10 @@ class MhAdminSite(UnfoldAdminSite):
         return HttpResponseRedirect(reverse("admin:llm-backend"))
 
     def extra_urls(self) -> list[URLPattern]:
-        """Return the pages that are not about one model."""
-        from backends.admin import page_urls
+        """Return the settings pages."""
+        return pages.urls()
 
-        return page_urls(self)
+    def each_context(self, request: HttpRequest) -> dict[str, Any]:
+        """Add what the header of every page shows: the active backend and what is done to it."""
+        header = header_for(request) if self.has_permission(request) else None
+        return {**super().each_context(request), "mh_header": header}

@@ -63,16 +63,17 @@ class ChatConsumer(SocketConsumer):
                 self._patience.cancel()
 
     async def received(self, frame: dict[str, Any]) -> None:
-        """Handle a ``chat`` or ``cancel`` frame."""
+        """Handle a ``chat``, ``cancel`` or ``ping`` frame."""
         kinds: dict[object, Callable[[dict[str, Any]], Awaitable[None]]] = {
             "chat": self._chat,
             "cancel": self._cancel,
+            "ping": self._ping,
         }
         kind = frame.get("type")
         handler = kinds.get(kind) if isinstance(kind, str) else None
         if handler is None:
             raise InvalidRequest(
-                f"Unknown frame type {str(kind)[:40]!r}. Send chat or cancel.",
+                f"Unknown frame type {str(kind)[:40]!r}. Send chat, cancel or ping.",
                 code="unknown_type",
                 param="type",
             )
@@ -106,6 +107,11 @@ class ChatConsumer(SocketConsumer):
             raise NotFound("No chat with this id is running.", code="chat_not_found", param="id")
         self._cancelled.add(chat_id)
         chat.cancel()
+
+    async def _ping(self, frame: dict[str, Any]) -> None:
+        """Give a sign of life: a line that is dead looks like one on which nobody speaks."""
+        del frame
+        await self.send_json({"type": "pong"})
 
     async def _run(self, chat_id: str, actor: Actor, request: ChatRequest) -> None:
         begin = time.perf_counter()

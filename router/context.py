@@ -6,7 +6,7 @@ go, each with its results, since one without the other is refused by engines.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 Message = Mapping[str, Any]
@@ -70,6 +70,11 @@ def _calls(messages: Sequence[Message], begin: int) -> list[list[int]]:
             groups.append([])
         groups[-1].append(index)
     return groups
+
+
+def characters(messages: Iterable[Message]) -> int:
+    """Return about how many characters of ``messages`` become tokens."""
+    return sum(_size(message) for message in messages)
 
 
 def _size(message: Message) -> int:

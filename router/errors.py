@@ -6,6 +6,7 @@ MhError
 │                  └─ NotSupported        400
 ├── Invalid        ── InvalidProvider     422
 │                     └─ CredentialsRefused
+├── NotAllowed     ── SitesOption         403
 ├── NotFound       ┬─ UnknownRoute        404
 │                  ├─ UnknownModel        404
 │                  ├─ UnknownRole         404
@@ -31,6 +32,7 @@ from accounts.errors import (
     Invalid,
     InvalidRequest,
     MhError,
+    NotAllowed,
     NotFound,
     Unavailable,
     UpstreamFailed,
@@ -82,6 +84,12 @@ class CredentialsUntried(Unavailable):
     """The provider could not be asked whether the credentials are good; they were not saved."""
 
     code = "credentials_untried"
+
+
+class SitesOption(NotAllowed):
+    """An option that a model is loaded with: the site's models and roles set it, for everybody."""
+
+    code = "option_not_allowed"
 
 
 class UnknownModel(NotFound):

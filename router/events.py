@@ -27,6 +27,17 @@ class Timings(TypedDict):
     total_ms: float
 
 
+class Tried(TypedDict):
+    """Who was asked before the one who answers, and did not."""
+
+    #: Id in the registry; empty for what is asked for by its own name.
+    entry: str
+    provider: str
+    model: str
+    #: Why not.
+    message: str
+
+
 class StartEvent(TypedDict):
     """The engine has accepted the request."""
 
@@ -36,6 +47,10 @@ class StartEvent(TypedDict):
     #: None where a cloud answers.
     backend: str | None
     request_id: str
+    #: Id in the registry of what answers, where it has one.
+    entry: NotRequired[str]
+    #: Those of the chain that were asked before and failed; who was known to be off was not asked.
+    tried: NotRequired[list[Tried]]
     #: How many of the oldest messages were left out, where the role's context policy is ``trim``.
     trimmed: NotRequired[int]
 

@@ -31,9 +31,9 @@ from backends.selectors import Wait
 from router import selectors
 from router.breaker import Breaker
 from router.errors import NoRoute
-from router.events import QueuedEvent
+from router.events import QueuedEvent, Tried
 from router.providers.base import Waits
-from router.providers.openai_stream import broken_off
+from router.providers.openai_stream import broken_off, says_nothing
 from router.selectors import Resolved, ResolvedChain
 
 #: Seconds between two ``queued`` events when only the seconds left have changed.
@@ -107,6 +107,8 @@ class Waiting:
         #: The target this request tries while its circuit is half open.
         self._trying: Hashable = None
         self._failure: MhError | None = None
+        #: Those of the chain that were given up, in their order.
+        self.tried: list[Tried] = []
         #: The first piece of the answer, and what brings the rest, once ``until_open`` has ended.
         self.first: Any = None
         self.rest: AsyncIterator[Any] = _nothing()
@@ -164,7 +166,7 @@ class Waiting:
         try:
             async with asyncio.timeout(patience):
                 items = await attempt.enter_async_context(send(found))
-                first = await anext(items, None)
+                first = await _first_of(items)
             while isinstance(first, Waits):
                 yield QueuedEvent(
                     type="queued",
@@ -173,7 +175,7 @@ class Waiting:
                     reason=first.reason,
                 )
                 async with asyncio.timeout(patience):
-                    first = await anext(items, None)
+                    first = await _first_of(items)
         except TimeoutError as exc:
             who = found.route.backend or found.route.provider
             msg = f"{who} did not begin to answer within {patience:g} s. Try again."
@@ -200,6 +202,15 @@ class Waiting:
             self._trying = found.key
             return max(rest, _PAUSE_SECONDS * 2.0 ** (tries - 1) * random.uniform(0.75, 1.25))  # noqa: S311
         self._spent.add(found.key)
+        route = found.route
+        self.tried.append(
+            Tried(
+                entry=route.entry or "",
+                provider=route.provider,
+                model=route.model,
+                message=exc.message,
+            )
+        )
         return 0.0
 
     async def until_leased(self, stack: AsyncExitStack) -> AsyncGenerator[QueuedEvent, None]:
@@ -367,6 +378,21 @@ def _queued(place: Place, wait: Wait) -> QueuedEvent:
         eta_seconds=wait.eta_seconds,
         reason=wait.reason,
     )
+
+
+async def _first_of(items: AsyncIterator[Any]) -> Any:
+    """Return the first piece of an answer, or what it waits for; None where there is none.
+
+    Frames that say no more than who speaks come together with what follows them: an engine that ends
+    between the two has not begun to answer, and somebody else may.
+    """
+    first = await anext(items, None)
+    while isinstance(first, bytes) and says_nothing(first):
+        more = await anext(items, None)
+        if more is None:
+            break
+        first += more
+    return first
 
 
 async def _nothing() -> AsyncIterator[Any]:

@@ -11,6 +11,7 @@ from django.http import HttpRequest, HttpResponseBase, JsonResponse, UnreadableP
 
 from accounts.errors import InvalidRequest, TooLarge
 from accounts.requests import current_request_id
+from accounts.texts import halves_check
 from router.errors import MethodNotAllowed
 
 View = Callable[..., Coroutine[Any, Any, HttpResponseBase]]
@@ -65,6 +66,7 @@ def json_object(raw: bytes, content_type: str) -> dict[str, Any]:
         raise InvalidRequest(f"The body is not JSON: {_reason(exc)}.", code="invalid_json") from exc
     if not isinstance(data, dict):
         raise InvalidRequest("The body must be a JSON object.", code="invalid_json")
+    halves_check(raw, data)
     return data
 
 

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from accounts.errors import InvalidRequest
 from router.errors import NotSupported
-from router.schemas import MESSAGES_MAX, ChatRequest, Lenient, Name, parse
+from router.schemas import MESSAGES_MAX, NAME_MAX, ChatRequest, Lenient, Name, parse
 
 LATEST: Final = ":latest"
 _ROLE: Final = "role:"
@@ -131,12 +131,13 @@ def spelled(name: str) -> str:
 
 
 def otherwise(name: str) -> str | None:
-    """Return the other spelling of a name: ``x`` is ``x:latest`` for Ollama; None where it has another tag."""
+    """Return the other spelling of a name: ``x`` is ``x:latest`` for Ollama; None where it has none."""
     if name.startswith(_ROLE):
         return None
     if name.endswith(LATEST):
-        return name.removesuffix(LATEST)
-    return None if ":" in name.rpartition("/")[2] else name + LATEST
+        return name.removesuffix(LATEST) or None
+    has_tag, is_long = ":" in name.rpartition("/")[2], len(name + LATEST) > NAME_MAX
+    return None if has_tag or is_long else name + LATEST
 
 
 def chat_asked(data: Mapping[str, Any], model: str | None = None) -> Asked:

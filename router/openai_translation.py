@@ -30,6 +30,9 @@ _SAMPLING: Final = (*ChatOptions.model_fields,)
 _EFFORTS: Final[Mapping[str, bool | str]] = {"none": False, "minimal": "low", "xhigh": "max"}
 
 
+_KINDS: Final = "response_format.type is text, json_object or json_schema."
+
+
 # Requests
 
 
@@ -55,7 +58,7 @@ def chat_call(
         model=model,
         messages=fields["messages"],
         options={**options, **_options(fields)},
-        format=_format(fields.get("response_format")),
+        format=_format(fields),
         tools=_tools(fields.get("tools")),
         tool_choice=_tool_choice(fields.get("tool_choice")),
         request_id=request_id,
@@ -82,22 +85,32 @@ def _think(fields: Mapping[str, Any]) -> Any:
     return switches.get("enable_thinking") if isinstance(switches, Mapping) else None
 
 
-def _format(given: Any) -> str | Mapping[str, Any] | None:
+def format_asked(fields: Mapping[str, Any]) -> str | Mapping[str, Any] | None:
+    """Return the format a request asks for: ``json``, a JSON Schema, or None; also for kinds not known here.
+
+    Raises:
+        InvalidRequest: it is no format, or lacks its schema.
+    """
+    given = fields.get("response_format")
     if given is None:
         return None
     kind = given.get("type") if isinstance(given, Mapping) else None
-    if kind == "text":
-        return None
-    if kind == "json_object":
-        return "json"
-    if kind == "json_schema":
-        inner = given.get("json_schema")
-        schema = inner.get("schema") if isinstance(inner, Mapping) else None
-        if isinstance(schema, Mapping):
-            return schema
-        raise InvalidRequest("It needs a JSON Schema.", param="response_format.json_schema.schema")
-    msg = "response_format.type is text, json_object or json_schema."
-    raise InvalidRequest(msg, param="response_format")
+    if not isinstance(kind, str):
+        raise InvalidRequest(_KINDS, param="response_format")
+    if kind != "json_schema":
+        return "json" if kind == "json_object" else None
+    inner = given.get("json_schema")
+    schema = inner.get("schema") if isinstance(inner, Mapping) else None
+    if isinstance(schema, Mapping):
+        return schema
+    raise InvalidRequest("It needs a JSON Schema.", param="response_format.json_schema.schema")
+
+
+def _format(fields: Mapping[str, Any]) -> str | Mapping[str, Any] | None:
+    found = format_asked(fields)
+    if found is None and (fields.get("response_format") or {}).get("type", "text") != "text":
+        raise InvalidRequest(_KINDS, param="response_format")
+    return found
 
 
 def _tools(given: Any) -> list[Mapping[str, Any]] | None:

@@ -1,10 +1,9 @@
 """REST of models, roles and provider accounts: a view parses, calls one service or selector, and answers."""
 
-from collections.abc import Sequence
 from typing import Any, Final
 
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework import status
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -12,6 +11,7 @@ from rest_framework.views import APIView
 
 from accounts.actors import Actor
 from accounts.errors import Invalid
+from accounts.lists import ListView, WholePages
 from accounts.permissions import Permission, is_allowed
 from accounts.requests import actor_of
 from audit.access import require
@@ -28,46 +28,19 @@ from router.registry_schemas import (
 from router.schemas import parse
 from router.services.scopes import Scope, scope_parse
 
-#: Rows of a list, where the request does not say, and at most.
-_LIMIT, _LIMIT_MAX = 500, 1000
-
 _SCOPE: Final = OpenApiParameter(
-    "scope",
-    OpenApiTypes.STR,
-    enum=["site", "mine"],
-    description="Whose. Reading: without it what counts for you, yours before the site's. Writing: the site's"
-    " for an owner, your own for everybody else.",
+    "scope", OpenApiTypes.STR, enum=["site", "mine"], description=shapes.WHOSE
 )
-_PAGE: Final = [
-    OpenApiParameter("limit", OpenApiTypes.INT, description=f"at most {_LIMIT_MAX}"),
-    OpenApiParameter("offset", OpenApiTypes.INT),
-]
-_MODEL_EXAMPLE: Final = OpenApiExample(
-    "a model",
-    value={
-        "id": "night.persona",
-        "provider": "ollama",
-        "model": "qwen3:14b",
-        "options": {"temperature": 0},
-        "when_off": "wait",
-        "capabilities": ["completion", "tools"],
+_KIND: Final = {
+    "type": "object",
+    "required": ["kind", "title", "schema", "secrets"],
+    "properties": {
+        "kind": {"type": "string"},
+        "title": {"type": "string"},
+        "schema": {"type": "object", "additionalProperties": {}},
+        "secrets": {"type": "array", "items": {"type": "string"}},
     },
-    request_only=True,
-)
-_ROLE_EXAMPLE: Final = OpenApiExample(
-    "a role",
-    value={"chain": ["night.persona", "default.persona"], "options": {}, "context": "trim"},
-    request_only=True,
-)
-_ACCOUNT_EXAMPLE: Final = OpenApiExample(
-    "an account",
-    value={
-        "name": "openrouter",
-        "kind": "openai",
-        "settings": {"baseUrl": "https://openrouter.ai/api/v1", "apiKey": "…"},
-    },
-    request_only=True,
-)
+}
 
 
 def _reader(request: Request, target_type: str) -> Actor:
@@ -121,69 +94,65 @@ def _is_storable(value: Any) -> bool:
     return "\0" not in value and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
-def _page(request: Request, rows: Sequence[Any]) -> Response:
-    """Answer a part of ``rows`` and how many there are."""
-    limit = _number(request, "limit", _LIMIT, _LIMIT_MAX)
-    offset = _number(request, "offset", 0, 1_000_000)
-    return Response(
-        {
-            "results": rows[offset : offset + limit],
-            "total": len(rows),
-            "limit": limit,
-            "offset": offset,
+class _Pages(WholePages):
+    """Pages that also have ``total``, as ``count`` was called here first."""
+
+    def get_paginated_response(self, data: Any) -> Response:
+        """Answer a page."""
+        answer = super().get_paginated_response(data)
+        answer.data["total"] = self.count
+        return answer
+
+    def get_paginated_response_schema(self, schema: dict[str, Any]) -> dict[str, Any]:
+        """Return the page as OpenAPI has it."""
+        page = super().get_paginated_response_schema(schema)
+        page["properties"]["total"] = {"type": "integer", "description": "as `count`"}
+        return page
+
+
+class _AccountPages(_Pages):
+    """Pages that also have the kinds that can be added, for owners."""
+
+    def get_paginated_response_schema(self, schema: dict[str, Any]) -> dict[str, Any]:
+        """Return the page as OpenAPI has it."""
+        page = super().get_paginated_response_schema(schema)
+        page["properties"]["kinds"] = {
+            "type": "array",
+            "description": "what can be added; for owners",
+            "items": _KIND,
         }
-    )
+        return page
 
 
-def _number(request: Request, name: str, default: int, most: int) -> int:
-    text = request.query_params.get(name)
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdigit()) or len(text) > len(str(most)) or int(text) > most:
-        msg = f"{name} must be a whole number from 0 to {most}."
-        raise Invalid(msg, param=name)
-    return int(text)
-
-
-class ModelsView(APIView):
+class ModelsView(ListView):
     """The models of the registry."""
+
+    query = shapes.EntriesQuery
+    pagination_class = _Pages
 
     @extend_schema(
         operation_id="models_list",
-        parameters=[
-            _SCOPE,
-            *_PAGE,
-            OpenApiParameter("provider", OpenApiTypes.STR, description="only models of this one"),
-            OpenApiParameter(
-                "state",
-                OpenApiTypes.STR,
-                enum=["available", "not installed", "backend off", "needs credentials"],
-            ),
-            OpenApiParameter("search", OpenApiTypes.STR, description="part of an id or a model"),
-        ],
-        responses=shapes.EntryListResponse,
+        parameters=[shapes.EntriesQuery],
+        responses=shapes.EntryResponse(many=True),
         tags=["models"],
     )
     def get(self, request: Request) -> Response:
         """List models, each with whether it can answer, and if not, why."""
         actor = _reader(request, "model")
-        rows = payloads.models(actor.user, _scope_read(request))
-        asked = request.query_params
+        asked, scope = self.asked(), _scope_read(request)
+        rows = payloads.models(actor.user, scope)
         if "provider" in asked:
             rows = [row for row in rows if row["provider"] == asked["provider"]]
         if "state" in asked:
             rows = [row for row in rows if row["availability"]["state"] == asked["state"]]
-        if "search" in asked:
-            part = asked["search"].lower()
-            rows = [row for row in rows if part in f"{row['id']} {row['model']}".lower()]
-        return _page(request, rows)
+        part = asked.get("search", "").lower()
+        return self.page([row for row in rows if part in f"{row['id']} {row['model']}".lower()])
 
     @extend_schema(
         operation_id="models_create",
         parameters=[_SCOPE],
         request={"application/json": shapes.reference(EntryCreate)},
         responses={201: shapes.EntryResponse},
-        examples=[_MODEL_EXAMPLE],
         tags=["models"],
     )
     def post(self, request: Request) -> Response:
@@ -250,19 +219,27 @@ class ModelView(APIView):
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
-class RolesView(APIView):
+class RolesView(ListView):
     """The roles."""
+
+    query = shapes.RolesQuery
+    pagination_class = _Pages
 
     @extend_schema(
         operation_id="roles_list",
-        parameters=[_SCOPE, *_PAGE],
-        responses=shapes.RoleListResponse,
+        parameters=[shapes.RolesQuery],
+        responses=shapes.RoleResponse(many=True),
         tags=["roles"],
     )
     def get(self, request: Request) -> Response:
         """List roles, each with its chain and which of it can answer."""
         actor = _reader(request, "role")
-        return _page(request, payloads.roles(actor.user, _scope_read(request)))
+        asked, scope = self.asked(), _scope_read(request)
+        rows = payloads.roles(actor.user, scope)
+        if "available" in asked:
+            rows = [row for row in rows if row["available"] is asked["available"]]
+        part = asked.get("search", "").lower()
+        return self.page([row for row in rows if part in row["name"]])
 
 
 class RoleView(APIView):
@@ -281,7 +258,6 @@ class RoleView(APIView):
         parameters=[_SCOPE],
         request={"application/json": shapes.reference(RoleFile)},
         responses={200: shapes.RoleResponse},
-        examples=[_ROLE_EXAMPLE],
         tags=["roles"],
     )
     def put(self, request: Request, name: str) -> Response:
@@ -304,20 +280,26 @@ class RoleView(APIView):
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
-class ProvidersView(APIView):
+class ProvidersView(ListView):
     """The accounts at providers."""
+
+    query = shapes.ProvidersQuery
+    pagination_class = _AccountPages
 
     @extend_schema(
         operation_id="providers_list",
-        parameters=[*_PAGE],
-        responses=shapes.ProviderListResponse,
+        parameters=[shapes.ProvidersQuery],
+        responses=shapes.ProviderResponse(many=True),
         tags=["providers"],
     )
     def get(self, request: Request) -> Response:
         """List accounts; owners see their settings, which secrets are set, and what kinds can be added."""
         actor = _reader(request, "provider")
         whole = is_allowed(actor.user, Permission.REGISTRY_MANAGE, scopes=actor.scopes)
-        answer = _page(request, payloads.accounts(whole=whole))
+        asked, rows = self.asked(), payloads.accounts(whole=whole)
+        if "kind" in asked:
+            rows = [row for row in rows if row["kind"] == asked["kind"]]
+        answer = self.page(rows)
         if whole:
             answer.data["kinds"] = payloads.kinds()
         return answer
@@ -326,18 +308,19 @@ class ProvidersView(APIView):
         operation_id="providers_create",
         request={"application/json": shapes.reference(AccountCreate)},
         responses={
+            200: OpenApiResponse(shapes.ProviderResponse, description="tried, not saved"),
             201: shapes.ProviderResponse,
             503: OpenApiResponse(description="the provider could not be asked; nothing was saved"),
         },
-        examples=[_ACCOUNT_EXAMPLE],
         tags=["providers"],
     )
     def post(self, request: Request) -> Response:
         """Add an account. Its credentials are tried before they are saved, and never shown."""
         actor = _owner(request)
-        row = services.provider_account_create(
-            actor=actor, data=parse(AccountCreate, _body(request))
-        )
+        data = parse(AccountCreate, _body(request))
+        row = services.provider_account_create(actor=actor, data=data)
+        if not data.save:
+            return Response(payloads.account(row, whole=True))
         return Response(
             payloads.account(row, whole=True),
             status=status.HTTP_201_CREATED,

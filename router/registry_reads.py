@@ -4,7 +4,7 @@ A user's own models and roles win over the site's of the same name, for their re
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from django.db.models import Exists, IntegerField, OuterRef, QuerySet, Subquery, Value
@@ -27,7 +27,7 @@ from router.models import (
 from router.providers.base import ProviderSettings
 from router.providers.registry import provider
 from router.resolution import ROLE_PREFIX, ContextPolicy, Entry, Registry, WhenOff
-from router.schemas import SHIPPED_ROLES, ChatOptions
+from router.schemas import SHIPPED_ROLES, ChatOptions, unpinned
 
 #: Where what names a local provider is answered elsewhere.
 SERVER_MODE: Final = "server"
@@ -74,6 +74,12 @@ def _entry(entry_id: str, values: Sequence[Any]) -> Entry:
     )
 
 
+def _own_entry(entry_id: str, values: Sequence[Any]) -> Entry:
+    """Return the same of a user's own row, without the options that are the site's to set."""
+    entry = _entry(entry_id, values)
+    return replace(entry, options=unpinned(entry.options))
+
+
 def _site_entries(ids: Iterable[str] | None = None) -> dict[str, Entry]:
     rows = ModelEntry.objects.all() if ids is None else ModelEntry.objects.filter(pk__in=ids)
     return {row[0]: _entry(row[0], row[1:]) for row in rows.values_list("id", *_FIELDS)}
@@ -93,7 +99,7 @@ def _own_entries(user: User, ids: Iterable[str] | None = None) -> dict[str, Entr
     rows = own_rows(user)
     if ids is not None:
         rows = rows.filter(entry_id__in=ids)
-    return {row[0]: _entry(row[0], row[1:]) for row in rows.values_list("entry_id", *_FIELDS)}
+    return {row[0]: _own_entry(row[0], row[1:]) for row in rows.values_list("entry_id", *_FIELDS)}
 
 
 def registry(user: User | None = None) -> Registry:
@@ -110,6 +116,11 @@ def registry(user: User | None = None) -> Registry:
     return roles.registry(entries)
 
 
+def site_role_names() -> set[str]:
+    """Return the roles for which the site has set something."""
+    return set(Role.objects.values_list("name", flat=True))
+
+
 def _site_roles() -> _Roles:
     chains: dict[str, list[str]] = {}
     for role, entry in RoleLink.objects.values_list("role_id", "entry_id"):
@@ -124,7 +135,7 @@ def _put_own(roles: _Roles, own: UserRole, entries: Mapping[str, Entry]) -> None
     """Let a user's role win; not where every model of its chain is gone."""
     chain = [entry for entry in own.chain if entry in entries]
     if chain or not own.chain:
-        roles.put(own.name, chain, own.options, own.context)
+        roles.put(own.name, chain, unpinned(own.options), own.context)
 
 
 def registry_part(
@@ -149,7 +160,10 @@ def _part_of_model(model: str, user: User | None) -> dict[str, Entry]:
         own = own_rows(user).filter(entry_id=model)
         rows = rows.union(_ranked(own, "entry_id", 1), all=True)
     # The user's own comes last, and stays.
-    return {row[1]: _entry(row[1], row[2:]) for row in sorted(rows, key=lambda row: row[0])}
+    return {
+        row[1]: (_own_entry if row[0] else _entry)(row[1], row[2:])
+        for row in sorted(rows, key=lambda row: row[0])
+    }
 
 
 def _ranked(rows: Any, id_field: str, rank: int) -> Any:

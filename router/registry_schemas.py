@@ -149,6 +149,9 @@ class AccountCreate(Strict):
     check: bool = Field(
         True, description="Try the credentials before they are saved; false saves them untried."
     )
+    save: bool = Field(
+        True, description="false: only try them; nothing is saved, the answer is 200."
+    )
 
 
 class AccountChange(Strict):
@@ -156,6 +159,7 @@ class AccountChange(Strict):
 
     settings: dict[str, Any]
     check: bool = Field(True, description="Try the credentials before they are saved.")
+    save: bool = Field(True, description="false: only try them; nothing is saved.")
 
 
 def role_name_check(name: str) -> None:

@@ -1,9 +1,17 @@
 """Shapes of the REST answers of models, roles and providers, for the OpenAPI document."""
 
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel
 from rest_framework import serializers
+
+AVAILABILITY: Final = ["available", "not installed", "backend off", "needs credentials"]
+
+
+WHOSE: Final = (
+    "Whose. Reading: without it what counts for you, yours before the site's. Writing: the site's for an owner, "
+    "your own for everybody else."
+)
 
 
 def reference(model: type[BaseModel]) -> dict[str, str]:
@@ -14,9 +22,7 @@ def reference(model: type[BaseModel]) -> dict[str, str]:
 class AvailabilityResponse(serializers.Serializer[Any]):
     """Whether a model can answer."""
 
-    state = serializers.ChoiceField(
-        choices=["available", "not installed", "backend off", "needs credentials"]
-    )
+    state = serializers.ChoiceField(choices=AVAILABILITY)
     message = serializers.CharField(help_text="why not, and what to do; empty when it can")
 
 
@@ -35,18 +41,13 @@ class EntryResponse(serializers.Serializer[Any]):
     availability = AvailabilityResponse()
 
 
-class PageResponse(serializers.Serializer[Any]):
-    """Part of a list."""
+class EntriesQuery(serializers.Serializer[Any]):
+    """Which models."""
 
-    total = serializers.IntegerField()
-    limit = serializers.IntegerField()
-    offset = serializers.IntegerField()
-
-
-class EntryListResponse(PageResponse):
-    """Models."""
-
-    results = EntryResponse(many=True)
+    scope = serializers.ChoiceField(choices=["site", "mine"], required=False, help_text=WHOSE)
+    provider = serializers.CharField(required=False, help_text="only models of this one")
+    state = serializers.ChoiceField(choices=AVAILABILITY, required=False)
+    search = serializers.CharField(required=False, help_text="part of an id or a model")
 
 
 class LinkResponse(serializers.Serializer[Any]):
@@ -69,10 +70,12 @@ class RoleResponse(serializers.Serializer[Any]):
     available = serializers.BooleanField(help_text="one of the chain is available")
 
 
-class RoleListResponse(PageResponse):
-    """Roles."""
+class RolesQuery(serializers.Serializer[Any]):
+    """Which roles."""
 
-    results = RoleResponse(many=True)
+    scope = serializers.ChoiceField(choices=["site", "mine"], required=False, help_text=WHOSE)
+    search = serializers.CharField(required=False, help_text="part of a name")
+    available = serializers.BooleanField(required=False, help_text="one of the chain is")
 
 
 class CheckResponse(serializers.Serializer[Any]):
@@ -105,17 +108,7 @@ class ProviderResponse(serializers.Serializer[Any]):
     )
 
 
-class KindResponse(serializers.Serializer[Any]):
-    """A kind of account that can be added."""
+class ProvidersQuery(serializers.Serializer[Any]):
+    """Which accounts."""
 
-    kind = serializers.CharField()
-    title = serializers.CharField()
-    schema = serializers.DictField()
-    secrets = serializers.ListField(child=serializers.CharField())
-
-
-class ProviderListResponse(PageResponse):
-    """Accounts."""
-
-    results = ProviderResponse(many=True)
-    kinds = KindResponse(many=True, required=False)
+    kind = serializers.CharField(required=False, help_text="the provider plug-in")

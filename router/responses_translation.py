@@ -8,7 +8,7 @@ Source: OpenAI's API reference, "Responses" and its "Streaming events".
 import json
 import time
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
@@ -28,6 +28,9 @@ _THINK: Final[Mapping[str | None, bool | str]] = {
     "xhigh": "max",
     "max": "max",
 }
+#: Compared, not hashed: what a client sends in their place may be anything.
+_TEXTS: Final = ("input_text", "output_text", "text")
+_DETAILS: Final = ("auto", "low", "high")
 #: Why an answer is not whole, by the finish reason.
 _INCOMPLETE: Final = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
@@ -48,7 +51,9 @@ class OpenAIResponse(Lenient):
     """``POST /v1/responses``."""
 
     model: Name | None = None
-    input: str | list[dict[str, Any]] = Field(min_length=1)
+    input: (
+        Annotated[str, Field(min_length=1)] | Annotated[list[dict[str, Any]], Field(min_length=1)]
+    )
     instructions: str | None = None
     stream: bool | None = None
     temperature: float | None = Field(None, ge=0, le=2)
@@ -120,6 +125,10 @@ def _messages(asked: OpenAIResponse) -> list[dict[str, Any]]:
         return [*messages, {"role": "user", "content": asked.input}]
     for index, item in enumerate(asked.input):
         _add(messages, item, f"input[{index}]")
+    if not messages:
+        raise InvalidRequest(
+            "input has nothing to answer: add a message.", code="nothing_to_answer", param="input"
+        )
     return messages
 
 
@@ -184,13 +193,13 @@ def _content(content: object, where: str) -> str | list[dict[str, Any]]:
 
 def _part(part: object, where: str) -> dict[str, Any]:
     kind = part.get("type") if isinstance(part, Mapping) else None
-    if isinstance(part, Mapping) and kind in {"input_text", "output_text", "text"}:
+    if isinstance(part, Mapping) and kind in _TEXTS:
         return {"type": "text", "text": _text_of(part, "text", where)}
     if isinstance(part, Mapping) and kind == "refusal":
         return {"type": "text", "text": _text_of(part, "refusal", where)}
     if isinstance(part, Mapping) and kind == "input_image":
         image: dict[str, Any] = {"url": _text_of(part, "image_url", where)}
-        if part.get("detail") in {"auto", "low", "high"}:
+        if part.get("detail") in _DETAILS:
             image["detail"] = part["detail"]
         return {"type": "image_url", "image_url": image}
     raise NotSupported(f"Parts of the type {str(kind)[:60]!r} cannot be used here.", param=where)

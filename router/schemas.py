@@ -21,8 +21,10 @@ SHIPPED_ROLES = (
     "fallback",
 )
 MESSAGES_MAX = 4096
+#: Characters of the name of a model.
+NAME_MAX = 512
 
-Name = Annotated[str, Field(min_length=1, max_length=512)]
+Name = Annotated[str, Field(min_length=1, max_length=NAME_MAX)]
 #: What a model of the registry may be called.
 ENTRY_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 EntryId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=128)]
@@ -180,7 +182,7 @@ class ChatRequest(Strict):
 class Lenient(BaseModel):
     """Base of OpenAI's requests: what we do not know is the engine's to judge."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
 
 
 class OpenAISampling(Lenient):
@@ -249,6 +251,22 @@ def parse(model: type[AnyModel], data: object, *, always_400: bool = False) -> A
         # Without the input: it is somebody's conversation.
         details = exc.errors(include_url=False, include_context=False, include_input=False)
     raise _refusal(details, always_400=always_400)
+
+
+def problems(model: type[BaseModel], data: object) -> list[str]:
+    """Return all that is wrong with ``data`` as a ``model``, a sentence each; empty where it is good."""
+    if not isinstance(data, Mapping):
+        return ["It must be a JSON object."]
+    try:
+        model.model_validate(data)
+    except ValidationError as exc:
+        details = exc.errors(include_url=False, include_context=False, include_input=False)
+        # What may be written in two ways is wrong in both; one of them is what was meant.
+        things: dict[tuple[int | str, ...], list[ErrorDetails]] = {}
+        for one in details:
+            things.setdefault(one["loc"][:2], []).append(one)
+        return [_refusal(found, always_400=True).message for found in things.values()]
+    return []
 
 
 def _refusal(details: list[ErrorDetails], *, always_400: bool) -> InvalidRequest | Invalid:

@@ -15,6 +15,7 @@ from router.context import room, trim
 from router.errors import ContextTooLong, too_long
 from router.providers.base import ChatCall, Delta, Provider
 from router.reasoning import split_reasoning
+from router.resolution import ContextPolicy, Route
 from router.structured import told
 
 #: How often a prompt is counted while it is being shortened.
@@ -33,6 +34,11 @@ class Shape:
     trimmed: int = 0
 
 
+def shape_of(route: Route) -> Shape:
+    """Return how a chat is treated that goes this way."""
+    return Shape(trims=route.context is ContextPolicy.TRIM, thinks="thinking" in route.capabilities)
+
+
 @asynccontextmanager
 async def chat_shaped(
     provider: Provider, target: Target, call: ChatCall, shape: Shape
@@ -40,7 +46,7 @@ async def chat_shaped(
     """Do what ``provider.chat`` does. Raises as it; a prompt that is too long, with count and limit if possible."""
     shape.trimmed = 0
     if shape.trims and provider.capabilities_of(target).counts_tokens:
-        shorter = await _trimmed(provider, target, call)
+        shorter = await trimmed(provider, target, call)
         shape.trimmed = len(call.messages) - len(shorter.messages)
         call = shorter
     if not provider.capabilities_of(target).schemas:
@@ -65,8 +71,8 @@ def _leaves_tags(provider: Provider, target: Target, options: Mapping[str, Any])
     )
 
 
-async def _trimmed(provider: Provider, target: Target, call: ChatCall) -> ChatCall:
-    """Return ``call`` without the oldest turns it has no room for.
+async def trimmed(provider: Provider, target: Target, call: ChatCall) -> ChatCall:
+    """Return ``call`` without the oldest turns it has no room for; itself where it has room for all.
 
     Raises:
         ContextTooLong: what has to stay is too long.

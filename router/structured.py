@@ -84,14 +84,21 @@ def constrained(wanted: Format) -> bool:
     return wanted is not None and wanted != "text"
 
 
-def schema_check(wanted: Format) -> None:
-    """Check a format before anything is asked.
+def schema_check(wanted: Format, param: str = "format") -> None:
+    """Check a format before anything is asked; ``param`` is where the request has it.
 
     Raises:
         InvalidRequest: it is no JSON Schema, or one that is not accepted here; the message says why.
     """
     if not isinstance(wanted, Mapping):
         return
+    try:
+        _bounds_check(wanted)
+    except InvalidRequest as exc:
+        raise InvalidRequest(exc.message, code=exc.code, param=param) from None
+
+
+def _bounds_check(wanted: Mapping[str, Any]) -> None:
     if _depth(wanted) > DEPTH_MAX:
         raise _refused(f"it is nested more than {DEPTH_MAX} deep")
     text = json.dumps(wanted)
@@ -247,16 +254,18 @@ def unwrapped(answer: str) -> str:
     return answer
 
 
-def not_followed(problem: str, reason: str = "stop", *, again: bool = False) -> FormatNotFollowed:
-    """Return the error for an answer that has this ``problem``."""
+def not_followed(
+    problem: str, reason: str = "stop", *, again: bool = False, param: str = "format"
+) -> FormatNotFollowed:
+    """Return the error for an answer that has this ``problem``; ``param`` is where the format was asked for."""
     if reason == "length":
         return FormatNotFollowed(
             "The answer was cut off before it had the format asked for. Allow more tokens (max_tokens).",
-            param="format",
+            param=param,
         )
     twice = ", also when asked once more" if again else ""
     return FormatNotFollowed(
         f"The model's answer does not have the format asked for{twice}: {problem}. "
         "Try again, simplify the format, or ask a model whose engine constrains its answers.",
-        param="format",
+        param=param,
     )

@@ -2,7 +2,7 @@
 
 from django.urls import URLPattern, path, re_path
 
-from router import api, ollama_api, registry_api, usage_api, v1
+from router import api, deployment_api, ollama_api, registry_api, usage_api, v1
 
 urlpatterns: list[URLPattern] = [
     path("api/chat", api.chat, name="chat"),
@@ -17,6 +17,7 @@ urlpatterns: list[URLPattern] = [
         registry_api.ProviderCheckView.as_view(),
         name="provider-check",
     ),
+    path("api/deployment", deployment_api.DeploymentView.as_view(), name="deployment"),
     path("v1/models", v1.models, name="v1-models"),
     path("v1/models/<path:model_id>", v1.model, name="v1-model"),
     path("v1/chat/completions", v1.chat_completions, name="v1-chat"),

@@ -1,7 +1,6 @@
 """REST of usage: what requests cost, and who may use how much; and its metrics for Prometheus."""
 
 import ipaddress
-from collections.abc import Mapping
 from typing import Any, Final
 
 from django.conf import settings
@@ -9,17 +8,17 @@ from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_safe
 from drf_spectacular.utils import PolymorphicProxySerializer, extend_schema
 from rest_framework import serializers
-from rest_framework.pagination import CursorPagination
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from accounts.lists import GrowingPages, ListView, parameters_of
 from accounts.models import User
 from accounts.permissions import Permission
 from accounts.requests import actor_of, has_bearer, source_address
 from accounts.selectors import user_get
+from accounts.strict import StrictSerializer
 from audit.access import require
-from backends.serializers import StrictSerializer
 from router.usage import metrics as prometheus
 from router.usage import selectors, services
 
@@ -28,7 +27,7 @@ _PASSED_ON: Final = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
 _COUNT_MAX: Final = 2**31 - 1
 
 
-class UsageQuerySerializer(serializers.Serializer[Any]):
+class UsageQuery(serializers.Serializer[Any]):
     """Which requests, and how they are answered."""
 
     user = serializers.CharField(required=False, help_text="user name; owners only see others'")
@@ -44,14 +43,14 @@ class UsageQuerySerializer(serializers.Serializer[Any]):
     group_by = serializers.ChoiceField(
         choices=list(selectors.GROUPS), required=False, help_text="answer with sums instead"
     )
-    cursor = serializers.CharField(required=False, help_text="as in `next` and `previous`")
-    limit = serializers.IntegerField(min_value=1, max_value=500, default=50)
+    since = serializers.DateTimeField(required=False, help_text="from this time on")
+    until = serializers.DateTimeField(required=False, help_text="before this time")
 
     def get_fields(self) -> dict[str, Any]:
-        """Add the two whose names Python keeps to itself, or that belong to them."""
+        """Add the older names of ``since`` and ``until``, one of which Python keeps to itself."""
         fields = super().get_fields()
-        for name, words in (("from", "from this time on"), ("to", "before this time")):
-            fields[name] = serializers.DateTimeField(required=False, help_text=words)
+        for name, now in (("from", "since"), ("to", "until")):
+            fields[name] = serializers.DateTimeField(required=False, help_text=f"as `{now}`")
         return fields
 
 
@@ -75,6 +74,9 @@ class UsageRecordSerializer(serializers.Serializer[Any]):
     completion_tokens = serializers.IntegerField(allow_null=True)
     reasoning_tokens = serializers.IntegerField(allow_null=True)
     total_tokens = serializers.IntegerField(allow_null=True)
+    estimated = serializers.BooleanField(
+        help_text="tokens are counted from the pieces that came: the engine did not get to say"
+    )
     queued_ms = serializers.FloatField(allow_null=True)
     ttft_ms = serializers.FloatField(allow_null=True)
     total_ms = serializers.FloatField()
@@ -84,9 +86,12 @@ class UsageRecordSerializer(serializers.Serializer[Any]):
 class UsagePageSerializer(serializers.Serializer[Any]):
     """A page of requests, newest first."""
 
+    results = UsageRecordSerializer(many=True)
+    count = serializers.IntegerField()
     next = serializers.URLField(allow_null=True)
     previous = serializers.URLField(allow_null=True)
-    results = UsageRecordSerializer(many=True)
+    limit = serializers.IntegerField()
+    offset = serializers.IntegerField(allow_null=True)
 
 
 class UsageTimesSerializer(serializers.Serializer[Any]):
@@ -158,25 +163,15 @@ class QuotaResponse(serializers.Serializer[Any]):
     used = QuotaUsedSerializer()
 
 
-class QuotaListResponse(serializers.Serializer[Any]):
-    """Every quota that is set."""
-
-    results = QuotaResponse(many=True)
-
-
-class _Pages(CursorPagination):
-    ordering = "-id"
-    page_size = 50
-    page_size_query_param = "limit"
-    max_page_size = 500
-
-
-class UsageView(APIView):
+class UsageView(ListView):
     """What requests cost."""
+
+    query = UsageQuery
+    pagination_class = GrowingPages
 
     @extend_schema(
         operation_id="usage",
-        parameters=[UsageQuerySerializer],
+        parameters=[UsageQuery, *parameters_of(GrowingPages)],
         responses=PolymorphicProxySerializer(
             component_name="Usage",
             serializers=[UsagePageSerializer, UsageSummarySerializer],
@@ -190,26 +185,23 @@ class UsageView(APIView):
         actor = actor_of(request)
         if not selectors.sees_all(actor):
             require(actor, Permission.CHAT, target_type="usage")
-        serializer = UsageQuerySerializer(data=request.query_params)
-        serializer.is_valid(raise_exception=True)
-        given: Mapping[str, Any] = serializer.validated_data
-        query = selectors.records(actor, given)
-        if group_by := given.get("group_by"):
+        asked = self.asked()
+        query = selectors.records(actor, asked)
+        if group_by := asked.get("group_by"):
             found = selectors.summary(query, group_by)
             return Response({"group_by": group_by, "results": found})
-        pages = _Pages()
-        rows = pages.paginate_queryset(query, request, view=self)
-        return pages.get_paginated_response([selectors.record_payload(row) for row in rows or []])
+        return self.page(query, selectors.record_payload)
 
 
-class QuotasView(APIView):
+class QuotasView(ListView):
     """Who may use how much."""
 
-    @extend_schema(operation_id="usage_quotas", responses=QuotaListResponse, tags=["usage"])
+    @extend_schema(operation_id="usage_quotas", responses=QuotaResponse(many=True), tags=["usage"])
     def get(self, request: Request) -> Response:
         """Return every quota that is set, and how much of it is used."""
         require(actor_of(request), Permission.USERS_MANAGE, target_type="quota")
-        return Response({"results": selectors.quota_list()})
+        self.asked()
+        return self.page(selectors.quotas_set(), lambda row: selectors.quota_payload(row.user, row))
 
 
 class QuotaView(APIView):

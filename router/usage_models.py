@@ -49,11 +49,13 @@ class UsageRecord(models.Model):
     kind = models.CharField(max_length=16)
     #: done, cancelled, or the code of the error.
     outcome = models.CharField(max_length=64)
-    # Null: the engine did not say, or not before it was cancelled.
+    # Null: the engine did not say.
     prompt_tokens = models.BigIntegerField(null=True, blank=True)
     completion_tokens = models.BigIntegerField(null=True, blank=True)
     reasoning_tokens = models.BigIntegerField(null=True, blank=True)
     total_tokens = models.BigIntegerField(null=True, blank=True)
+    #: Whether tokens are counted from the pieces that came, since the engine did not get to say.
+    estimated = models.BooleanField(default=False, db_default=False)
     # Milliseconds since it came, as in ``router.events.Timings``.
     queued_ms = models.FloatField(null=True, blank=True)
     ttft_ms = models.FloatField(null=True, blank=True)

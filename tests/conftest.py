@@ -18,10 +18,26 @@ from accounts.models import Role, User
 from audit import append_only
 from backends import bus
 from mhsite import home
+from mhsite.cli.tests import PARTS
 
 # Hashing a password on purpose takes long; tests make many users.
 settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+# Each test's Client would list every static file anew, which takes five times as long as its request.
+settings.WHITENOISE_AUTOREFRESH = True
 sys.path.insert(0, str(Path(__file__).parent / "fakes" / "plugin"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fail where a file does not spell out the marker by which `mh test` finds it for one of its parts."""
+    texts: dict[Path, str] = {}
+    for item in items:
+        for marker in {part.spelt for part in PARTS if part.spelt}:
+            if item.get_closest_marker(marker) and not item.get_closest_marker("faults"):
+                text = texts.setdefault(item.path, item.path.read_text())
+                if f"mark.{marker}" not in text:
+                    msg = f"{item.path} has {marker} tests and never says mark.{marker}"
+                    raise pytest.UsageError(msg)
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,8 @@ from benchmarks.flow import TOKENS, HttpClient, flow
 from benchmarks.site import engine_process
 
 ROOT = Path(__file__).resolve().parents[1]
+#: Groups begin before single tests, so that none of these is alone at the end of a run.
+LONG = pytest.mark.xdist_group("benchmarks")
 
 
 def bench(name: str, folder: Path, *arguments: str) -> dict[str, Any]:
@@ -105,6 +107,7 @@ def test_the_slope_is_memory_over_time() -> None:
     assert bench_streams.slope(points) == pytest.approx(60.0)
 
 
+@LONG
 @pytest.mark.process
 def test_bench_proxy_measures_what_it_is_asked_to(tmp_path: Path) -> None:
     found = bench("proxy", tmp_path, "--only", "direct", "--at-once", "1", "--requests", "1")
@@ -114,6 +117,7 @@ def test_bench_proxy_measures_what_it_is_asked_to(tmp_path: Path) -> None:
     assert found["machine"]["cpus"]
 
 
+@LONG
 @pytest.mark.process
 def test_bench_streams_misses_no_token(tmp_path: Path) -> None:
     found = bench("streams", tmp_path, "--streams", "5", "--minutes", "0.02")["result"]

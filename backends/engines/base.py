@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
@@ -21,18 +21,42 @@ from pydantic.fields import FieldInfo
 from backends.engines.estimates import Estimate
 from backends.errors import UnknownModel
 
+#: Headings that options stand under in forms, in their order; others follow.
+GROUPS: Final = (
+    "Model",
+    "Memory",
+    "Engine",
+    "GPU and switching",
+    "Chat",
+    "LoRA",
+    "Sleep",
+    "Network",
+    "Time limits",
+)
 
-def facts(group: str, *, unit: str = "", secret: bool = False, restart: bool = True) -> Any:
+
+def facts(
+    group: str,
+    *,
+    unit: str = "",
+    secret: bool = False,
+    restart: bool = True,
+    step: float | None = None,
+    bound: Literal["gpus"] | None = None,
+) -> Any:
     """Return a field's ``json_schema_extra``; most options of an engine are read once, at its start.
 
     Args:
-        group: heading it stands under in forms.
+        group: heading it stands under in forms, one of ``GROUPS`` or its own.
         unit: of a number, for people.
         secret: never shown again once set.
         restart: what runs has to be started anew for it to count.
+        step: of a number with bounds whose neighbours hardly differ: forms give it a slider.
+        bound: what there is of it on this machine is the most that makes sense: its ``gpus``.
     """
     said: dict[str, Any] = {"group": group, "restart": restart}
-    return said | ({"unit": unit} if unit else {}) | ({"secret": True} if secret else {})
+    more = {"unit": unit, "secret": secret, "step": step, "bound": bound}
+    return said | {name: value for name, value in more.items() if value}
 
 
 class Options(BaseModel):
@@ -74,7 +98,7 @@ class Options(BaseModel):
         le=3600,
         title="Drain limit",
         description="Time that requests in flight get to finish before the engine is stopped or gives way.",
-        json_schema_extra=facts("GPU and switching", unit="s", restart=False),
+        json_schema_extra=facts("GPU and switching", unit="s", restart=False, step=5),
     )
     idleUnloadSeconds: float | None = Field(
         default=None,
@@ -278,6 +302,9 @@ class Metrics:
     #: Means since the start, in seconds.
     ttft_seconds: float | None = None
     inter_token_seconds: float | None = None
+    #: First tokens since the start, and the seconds they took together.
+    first_tokens_total: float | None = None
+    first_token_seconds_total: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -363,10 +390,21 @@ class Engine(ABC):
     capabilities: ClassVar[Capabilities] = Capabilities()
     #: Systemd units its packages install: ``ollama.service``.
     units: ClassVar[tuple[str, ...]] = ()
+    #: A command that people install it with, where mh does not (``install``); empty: none is known.
+    install_command: ClassVar[str] = ""
 
     @abstractmethod
     def detect(self) -> Detection:
         """Say whether the engine is installed here. Called at any time; takes under 100 ms; no network."""
+
+    def looked_for(self) -> tuple[str, ...]:
+        """Return where ``detect`` looks, in its order, each in words for a person. Engines may keep silent."""
+        return ()
+
+    @property
+    def installs_itself(self) -> bool:
+        """Whether ``install`` would install it."""
+        return type(self).install is not Engine.install
 
     @abstractmethod
     def models(self, options: Any) -> list[ModelInfo]:

@@ -15,9 +15,10 @@ ORDER: Final = "CUDA_DEVICE_ORDER"
 
 
 def gpu_count(dev: Path = Path("/dev")) -> int:
-    """Return the number of NVIDIA GPUs: by the driver, else by its device files; 0 without either."""
-    if not (dev / "nvidiactl").exists():
-        return 0
+    """Return the number of NVIDIA GPUs: by the driver, else by its device files; 0 without either.
+
+    The driver is asked first: under WSL 2 it has GPUs and no device files.
+    """
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:

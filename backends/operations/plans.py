@@ -57,6 +57,7 @@ _NEEDED: Final[dict[Step, frozenset[Change]]] = {
 
 PULL: Final[tuple[Step, ...]] = (steps.download,)
 DELETE: Final[tuple[Step, ...]] = (steps.delete,)
+INSTALL: Final[tuple[Step, ...]] = (steps.install,)
 
 PLANS: Final[dict[str, tuple[Step, ...]]] = {
     OperationKind.START: START,
@@ -68,6 +69,7 @@ PLANS: Final[dict[str, tuple[Step, ...]]] = {
     OperationKind.UNLOAD: UNLOAD,
     OperationKind.PULL: PULL,
     OperationKind.DELETE: DELETE,
+    OperationKind.INSTALL: INSTALL,
 }
 
 

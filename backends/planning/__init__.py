@@ -5,7 +5,7 @@ Pure: numbers in, a ``Plan`` out. Nothing here reads a file, a GPU or the databa
 
 from backends.planning.machine import Gpu, Machine
 from backends.planning.needs import Need, PastStart, need
-from backends.planning.plan import GpuPart, Plan, Suggestion, Verdict
+from backends.planning.plan import GpuPart, Obstacle, Plan, Suggestion, Verdict
 from backends.planning.verdict import plan
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "GpuPart",
     "Machine",
     "Need",
+    "Obstacle",
     "PastStart",
     "Plan",
     "Suggestion",

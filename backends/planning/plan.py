@@ -42,6 +42,16 @@ class Suggestion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Obstacle:
+    """What else than memory stands against a start."""
+
+    message: str
+    #: Option at fault, if one is.
+    option: str | None
+    code: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Does it fit? Bytes; ``weights``, ``kv_cache`` and ``other`` are per GPU where there are GPUs."""
 
@@ -75,6 +85,7 @@ class Plan:
     measured: bool = False
     gpus: tuple[GpuPart, ...] = ()
     suggestions: tuple[Suggestion, ...] = ()
+    problems: tuple[Obstacle, ...] = ()
     expected_seconds: float | None = None
 
     @property

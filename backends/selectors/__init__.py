@@ -1,6 +1,12 @@
 """Reads: status, operations, logs, and where a request can be sent."""
 
-from backends.selectors.engine_logs import LogFollower, backend_log, backend_starts, mask
+from backends.selectors.engine_logs import (
+    LogFollower,
+    backend_log,
+    backend_log_whole,
+    backend_starts,
+    mask,
+)
 from backends.selectors.expecting import start_seconds_expected
 from backends.selectors.exporting import config_export
 from backends.selectors.operations import (
@@ -11,6 +17,7 @@ from backends.selectors.operations import (
     operation_list,
     operation_payload,
     operation_wait,
+    operations,
 )
 from backends.selectors.options import (
     backend_config,
@@ -38,7 +45,14 @@ from backends.selectors.overview import (
     status_for,
     why_not_installed,
 )
-from backends.selectors.plans import backend_plan, machine_now, plan_of
+from backends.selectors.plans import backend_plan, backend_plan_or_problems, machine_now, plan_of
+from backends.selectors.revisions import (
+    revision_difference,
+    revision_get,
+    revision_list,
+    revision_payload,
+    revisions,
+)
 from backends.selectors.rows import (
     active_backend,
     backend_answers,
@@ -57,6 +71,7 @@ from backends.selectors.rows import (
     switchboard,
     worker_alive,
 )
+from backends.selectors.samples import STATISTICS, sample_values, samples_between
 from backends.selectors.serving import (
     ServingTarget,
     Wait,
@@ -67,6 +82,7 @@ from backends.selectors.serving import (
 )
 
 __all__ = [
+    "STATISTICS",
     "LogFollower",
     "ServingTarget",
     "Wait",
@@ -82,10 +98,12 @@ __all__ = [
     "backend_launch",
     "backend_list",
     "backend_log",
+    "backend_log_whole",
     "backend_models",
     "backend_options",
     "backend_owner_id",
     "backend_plan",
+    "backend_plan_or_problems",
     "backend_starts",
     "backend_target",
     "backend_to_leave",
@@ -111,9 +129,17 @@ __all__ = [
     "operation_list",
     "operation_payload",
     "operation_wait",
+    "operations",
     "options_given",
     "plan_of",
+    "revision_difference",
+    "revision_get",
+    "revision_list",
+    "revision_payload",
+    "revisions",
     "runs_as_asked",
+    "sample_values",
+    "samples_between",
     "server_facts",
     "serving_target",
     "serving_targets",

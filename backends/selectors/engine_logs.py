@@ -1,5 +1,6 @@
 """Logs of engines: of the running start, of earlier ones, and as they grow. Without secrets."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from django.conf import settings
@@ -120,3 +121,19 @@ class LogFollower:
             whole = len(data)  # a line without end: shown in pieces rather than waited for
         self._offset += whole
         return data[:whole].decode(errors="replace")
+
+
+def backend_log_whole(name: str, *, start: str = "") -> Iterator[str]:
+    """Yield every line that is kept of a start of backend ``name``, oldest first, without secrets.
+
+    Args:
+        name: of the backend.
+        start: id of the start; empty for the current one, or the one before it.
+
+    Raises:
+        UnknownBackend, UnknownStart: before the first line.
+    """
+    backend = backend_get(name)
+    inst = _start_kept(backend, start) if start else _last_start(backend)
+    blot = logs.masker(_secret_values(backend))
+    return (blot(line) for line in supervisor.log_lines(inst)) if inst else iter(())

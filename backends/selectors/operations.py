@@ -36,6 +36,11 @@ def operation_get(operation_id: str) -> Operation:
         raise UnknownOperation(msg, param="id") from exc
 
 
+def operations() -> QuerySet[Operation]:
+    """Return every operation, newest first."""
+    return Operation.objects.prefetch_related("steps").order_by("-created_at", "-id")
+
+
 def operation_list(limit: int = 50, offset: int = 0) -> list[Operation]:
     """Return operations, newest first."""
     return list(Operation.objects.prefetch_related("steps")[offset : offset + limit])

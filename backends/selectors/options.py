@@ -67,6 +67,7 @@ def backend_config(backend: Backend) -> dict[str, Any]:
         "options": {name: value for name, value in values.items() if name not in hidden},
         "secrets": {name: bool(values[name]) for name in sorted(hidden)},
         "auto_start": backend.auto_start,
+        "revision": backend.revision,
         "schema": type(options).model_json_schema(),
     }
 

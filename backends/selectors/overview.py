@@ -199,6 +199,9 @@ def _available(row: Backend, snapshot: dict[str, Any]) -> AvailablePayload:
     state = State(row.state)
     seen = snapshot.get("backends", {}).get(row.name) or {}
     found = seen.get("detection") or detection_now(row)
+    metrics = seen.get("metrics") or {}
+    in_flight = leases.in_flight(row.name)
+    running = metrics.get("running")
     return AvailablePayload(
         title=backend_engine(row).title,
         installed=found["installed"],
@@ -210,13 +213,17 @@ def _available(row: Backend, snapshot: dict[str, Any]) -> AvailablePayload:
         model=row.model or None,
         endpoint=row.endpoint or _configured_endpoint(row),
         attached=row.attached,
-        in_flight=leases.in_flight(row.name),
+        in_flight=in_flight,
         since=iso(row.state_since),
         memory=seen.get("memory"),
         standby=seen.get("standby"),
-        metrics=seen.get("metrics") or {},
+        metrics=metrics,
+        tokens_per_second=seen.get("tokens_per_second"),
+        requests_running=in_flight if running is None else running,
+        requests_waiting=metrics.get("waiting") or 0,
         reason="" if _is_up(row) else found["reason"],  # one that others run need not be installed
         failure=row.failure,
+        revision=row.revision,
     )
 
 

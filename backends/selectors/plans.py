@@ -1,6 +1,7 @@
 """Does it fit? The planner with the facts of this site."""
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 from django.conf import settings
@@ -12,11 +13,9 @@ from backends import (
     planning,
     supervisor,
 )
-from backends.engines.base import Engine
+from backends.engines.base import Engine, Problem
 from backends.engines.estimates import Estimate, unknown
-from backends.errors import (
-    UnknownModel,
-)
+from backends.errors import InvalidOptions, UnknownModel
 from backends.lifecycle import State
 from backends.models import (
     Backend,
@@ -52,13 +51,42 @@ def backend_plan(
     kind = OperationKind.SWITCH if leaving and leaving.pk != backend.pk else OperationKind.START
     snapshot = bus.snapshot_read(backend.node) or {}
     machine = plan_reading.machine_seen(snapshot, _alive_on(backend.node))
-    return plan_of(
+    found = plan_of(
         backend,
         wanted,
         leaving=[backend.name, *([leaving.name] if leaving else [])],
         machine=machine or machine_now(backend.node),
         expected_seconds=start_seconds_expected(backend, kind),
     )
+    return replace(found, problems=tuple(map(_obstacle, problems)))
+
+
+def backend_plan_or_problems(
+    name: str, model: str | None = None, options: dict[str, Any] | None = None
+) -> planning.Plan:
+    """Return the same; where nothing can be worked out of what was given, a plan that says why not.
+
+    Raises:
+        UnknownBackend.
+    """
+    backend = backend_get(name)
+    try:
+        return backend_plan(name, model, options)
+    except (UnknownModel, InvalidOptions) as exc:
+        option = (exc.param or "").removeprefix("options.") or None
+        obstacle = planning.Obstacle(message=exc.message, option=option, code=exc.code)
+        wanted = model or (options or {}).get("model") or ""
+        return planning.Plan(
+            backend=backend.name,
+            model=str(wanted),
+            verdict=planning.Verdict.UNKNOWN,
+            because="",
+            problems=(obstacle,),
+        )
+
+
+def _obstacle(problem: Problem) -> planning.Obstacle:
+    return planning.Obstacle(message=problem.message, option=problem.option, code=problem.code)
 
 
 def plan_of(

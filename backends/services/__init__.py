@@ -27,6 +27,7 @@ from backends.services.choosing import (
 from backends.services.configuration import (
     backend_configure,
     backend_configure_as,
+    backend_restore,
     config_import,
     deployment_mode_set,
     options_keep,
@@ -39,6 +40,7 @@ from backends.services.gpu_leases import (
     gpu_lease_release,
     gpu_lease_take,
 )
+from backends.services.installing import engine_install, install_check
 from backends.services.library import model_delete, model_pull
 from backends.services.peaks import peak_record
 from backends.services.recording import (
@@ -54,12 +56,14 @@ from backends.services.recording import (
     step_end,
     step_message,
 )
+from backends.services.repeating import operation_once, operation_repeated
 from backends.services.rows import (
     backend_update,
     backends_ensure,
     operation_publish,
     status_publish,
 )
+from backends.services.samples import samples_record
 from backends.services.starts import start_keep
 from backends.services.states import backend_failed_to_stop, backend_transition, backend_undrain
 
@@ -79,6 +83,7 @@ __all__ = [
     "backend_on_demand",
     "backend_refresh",
     "backend_restart",
+    "backend_restore",
     "backend_start",
     "backend_stop",
     "backend_switch",
@@ -89,11 +94,13 @@ __all__ = [
     "backends_ensure",
     "config_import",
     "deployment_mode_set",
+    "engine_install",
     "gpu_in_use",
     "gpu_lease_check",
     "gpu_lease_held",
     "gpu_lease_release",
     "gpu_lease_take",
+    "install_check",
     "model_delete",
     "model_pull",
     "nothing_to_pick",
@@ -105,11 +112,14 @@ __all__ = [
     "operation_end",
     "operation_failing",
     "operation_leave",
+    "operation_once",
     "operation_publish",
     "operation_remember",
+    "operation_repeated",
     "operation_report",
     "options_keep",
     "peak_record",
+    "samples_record",
     "start_keep",
     "startup_check",
     "startup_set",

@@ -34,6 +34,7 @@ from backends.models import (
 )
 from backends.services.attaching import refuse_if_others
 from backends.services.recording import ended_event
+from backends.services.repeating import key_keep, operation_repeated
 from backends.services.rows import operation_publish
 
 #: What other operations wait for instead of being refused: it ends soon, or gives way.
@@ -281,6 +282,8 @@ def _operation_create_or_join(
     actor: Actor, backend: Backend, kind: OperationKind, changes: dict[str, Any], leaving: str
 ) -> Operation:
     backend = Backend.objects.select_for_update().get(pk=backend.pk)
+    if made := operation_repeated(actor):
+        return made
     waiting = list(
         Operation.objects.filter(
             backend=backend, lane=Lane.GPU, state__in=OPEN_OPERATION_STATES
@@ -296,6 +299,7 @@ def _operation_create_or_join(
             target_id=str(same[-1].pk),
             message=f"{kind} {backend.name}",
         )
+        key_keep(actor, same[-1])
         return same[-1]
     if kind == OperationKind.STOP:
         for row in waiting:
@@ -337,6 +341,7 @@ def operation_create(
         message=f"{kind} {backend.name}",
         after={"kind": kind, "backend": backend.name, "request": changes},
     )
+    key_keep(actor, row)
     transaction.on_commit(lambda: _dispatch(row))
     return row
 

@@ -23,6 +23,7 @@ from backends.models import (
 from backends.services.asking import backend_for, operation_ask, refused
 from backends.services.configuration import backend_configure_as
 from backends.services.recording import ended_event
+from backends.services.repeating import key_keep, operation_repeated
 from backends.services.rows import operation_publish
 
 #: States in which a change is only configured: a parked backend does not get the GPU by it.
@@ -75,6 +76,8 @@ def _check_model(backend: Backend, model: str) -> None:
 
 def _configured(actor: Actor, backend: Backend, model: str) -> Operation:
     """Configure the model, and record that as an operation that has ended."""
+    if made := operation_repeated(actor):
+        return made
     backend_configure_as(actor=actor, name=backend.name, options={"model": model})
     moment = selectors.now()
     row = Operation.objects.create(
@@ -92,6 +95,7 @@ def _configured(actor: Actor, backend: Backend, model: str) -> Operation:
         started_at=moment,
         finished_at=moment,
     )
+    key_keep(actor, row)
     title = selectors.backend_engine(backend).title
     OperationStep.objects.create(
         operation=row,

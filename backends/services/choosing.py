@@ -23,6 +23,7 @@ from backends.models import (
 from backends.services.asking import backend_for, backend_switch, refused
 from backends.services.configuration import options_keep
 from backends.services.recording import ended_event
+from backends.services.repeating import key_keep, operation_repeated
 from backends.services.rows import operation_publish, status_publish
 
 
@@ -75,6 +76,8 @@ def _activate(actor: Actor, backend: Backend) -> Operation | None:
     """Have a backend that runs be the active one; None while an operation is about to change it."""
     with transaction.atomic():
         backend = Backend.objects.select_for_update().get(pk=backend.pk)
+        if made := operation_repeated(actor):
+            return made
         busy = Operation.objects.filter(
             backend=backend, lane=Lane.GPU, state__in=OPEN_OPERATION_STATES
         )
@@ -104,6 +107,7 @@ def _activate(actor: Actor, backend: Backend) -> Operation | None:
             message=f"{choice.AUTO} {backend.name}",
             after={"kind": row.kind, "backend": backend.name, "request": {}},
         )
+        key_keep(actor, row)
         options_keep(actor=actor, name=backend.name, changes={})
         ended_event(actor, row, OperationState.SUCCEEDED, "It runs already.")
         transaction.on_commit(lambda: operation_publish(str(row.pk)))

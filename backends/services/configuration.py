@@ -16,36 +16,93 @@ from backends.models import (
     Backend,
     Switchboard,
 )
+from backends.services import revisions
 from backends.services.asking import backend_for
 from backends.services.rows import status_publish
 
 
-def backend_configure(*, actor: Actor, name: str, options: Mapping[str, Any]) -> Backend:
+def backend_configure(
+    *, actor: Actor, name: str, options: Mapping[str, Any], revision: int | None = None
+) -> Backend:
     """Change options of backend ``name``; null puts one back to its default.
 
-    Secret options are encrypted. What runs keeps running with what it was started with.
+    Secret options are encrypted. What runs keeps running with what it was started with. A change is a new
+    revision of the options.
+
+    Args:
+        actor: who asks; needs ``backends:operate``.
+        name: the backend.
+        options: the changes, by option.
+        revision: the newest that the asker knows of; None: whatever the others did.
 
     Raises:
         UnknownBackend, NotAllowed, NotAuthenticated, InvalidOptions.
+        ConfigurationMoved: somebody else has changed the options since ``revision``.
     """
     backend = backend_for(actor, name, "configure")
     with transaction.atomic():
         backend = Backend.objects.select_for_update().get(pk=backend.pk)
+        revisions.refuse_if_moved(backend, revision)
         before = selectors.backend_config(backend)
-        _options_set(backend, dict(options))
+        changes = _options_write(actor, backend, dict(options))
         after = selectors.backend_config(backend)
-        backend.save(update_fields=["options", "secrets"])
-        event_record(
-            actor=actor,
-            event="backend.configured",
-            category=Category.CONFIGURATION,
-            target_type="backend",
-            target_id=name,
-            before=_changed(before, after),
-            after=_changed(after, before),
-        )
+        _record(actor, name, _changed(before, after), _changed(after, before), changes)
         transaction.on_commit(status_publish)
     return backend
+
+
+def backend_restore(
+    *, actor: Actor, name: str, number: int, revision: int | None = None
+) -> Backend:
+    """Put the options of backend ``name`` back to what they were at revision ``number``: a new revision.
+
+    Secrets stay as they are, for no revision keeps any.
+
+    Raises:
+        As ``backend_configure``; UnknownRevision.
+        InvalidOptions: an option of that time is not valid any more.
+    """
+    backend = backend_for(actor, name, "configure")
+    wanted = selectors.revision_get(backend, number)
+    with transaction.atomic():
+        backend = Backend.objects.select_for_update().get(pk=backend.pk)
+        revisions.refuse_if_moved(backend, revision)
+        before = selectors.backend_config(backend)
+        gone = dict.fromkeys(backend.options.keys() - wanted.options.keys())
+        changes = _options_write(actor, backend, {**gone, **wanted.options}, restored=number)
+        after = selectors.backend_config(backend)
+        _record(actor, name, _changed(before, after), _changed(after, before), changes)
+        transaction.on_commit(status_publish)
+    return backend
+
+
+def _record(
+    actor: Actor, name: str, before: dict[str, Any], after: dict[str, Any], changes: bool
+) -> None:
+    event_record(
+        actor=actor,
+        event="backend.configured",
+        category=Category.CONFIGURATION,
+        target_type="backend",
+        target_id=name,
+        message="" if changes else "Nothing changed.",
+        before=before,
+        after=after,
+    )
+
+
+def _options_write(
+    actor: Actor, backend: Backend, changes: dict[str, Any], *, restored: int | None = None
+) -> bool:
+    """Put ``changes`` into the row and its revisions, and save it; return whether anything changed.
+
+    Within a transaction that has locked the row.
+    """
+    before = revisions.Kept.of(backend)
+    _options_set(backend, changes)
+    changed = revisions.revision_add(actor, backend, before, restored=restored)
+    backend.save(update_fields=["options", "secrets", "revision"])
+    return changed
 
 
 def _options_set(backend: Backend, changes: dict[str, Any]) -> None:
@@ -98,19 +155,10 @@ def backend_configure_as(*, actor: Actor, name: str, options: Mapping[str, Any])
     with transaction.atomic():
         backend = Backend.objects.select_for_update().get(pk=name)
         before = dict(backend.options)
-        _options_set(backend, dict(options))
-        if backend.options == before:
+        if not _options_write(actor, backend, dict(options)):
             return
-        backend.save(update_fields=["options", "secrets"])
-        event_record(
-            actor=actor,
-            event="backend.configured",
-            category=Category.CONFIGURATION,
-            target_type="backend",
-            target_id=name,
-            before=before,
-            after=backend.options,
-        )
+        _record(actor, name, before, dict(backend.options), changes=True)
+        transaction.on_commit(status_publish)
 
 
 def config_import(*, actor: Actor, data: Any) -> list[str]:
@@ -132,9 +180,9 @@ def config_import(*, actor: Actor, data: Any) -> list[str]:
             if backend is None:
                 left_out.append(f"{name}: no plugin for this engine is installed.")
                 continue
-            _options_set(backend, section.options)
+            _options_write(actor, backend, section.options)
             backend.auto_start = section.auto_start
-            backend.save(update_fields=["options", "secrets", "auto_start"])
+            backend.save(update_fields=["auto_start"])
         chosen = Backend.objects.filter(name=file.active_backend).first()
         Switchboard.objects.update_or_create(
             pk=1,

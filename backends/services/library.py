@@ -23,6 +23,7 @@ from backends.models import (
     OperationKind,
 )
 from backends.services.asking import backend_for, operation_create, refused
+from backends.services.repeating import key_keep, operation_repeated
 
 _OTHER: Final = {
     OperationKind.PULL: (OperationKind.DELETE, "being deleted"),
@@ -113,6 +114,8 @@ def _ask(
 
 def _create_or_join(actor: Actor, backend: Backend, kind: OperationKind, model: str) -> Operation:
     backend = Backend.objects.select_for_update().get(pk=backend.pk)
+    if made := operation_repeated(actor):
+        return made
     engine = selectors.backend_engine(backend)
     about_it = [
         row
@@ -131,6 +134,7 @@ def _create_or_join(actor: Actor, backend: Backend, kind: OperationKind, model: 
                 target_id=str(row.pk),
                 message=f"{kind} {backend.name} {model}",
             )
+            key_keep(actor, row)
             return row
     other, doing = _OTHER[kind]
     if in_the_way := [row for row in about_it if row.kind == other]:

@@ -22,6 +22,7 @@ from mhsite.cli import (
     develop,
     model,
     ollama,
+    provider,
     role,
     site,
     token,
@@ -47,6 +48,7 @@ app.add_typer(vllm.app, name="vllm")
 app.add_typer(ollama.app, name="ollama")
 app.add_typer(role.app, name="role")
 app.add_typer(model.app, name="model")
+app.add_typer(provider.app, name="provider")
 app.add_typer(token.app, name="token")
 app.add_typer(config.app, name="config")
 app.add_typer(audit.app, name="audit")

@@ -4,7 +4,9 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import typer
@@ -14,15 +16,48 @@ from mhsite.home import REPOSITORY
 
 #: pytest found nothing to run: no failure of a run that selects by marker.
 NOTHING_COLLECTED: Final = 5
-#: Parts of whole sites are killed; they take turns on three of them, and whoever is free takes the next case.
-FAULTS: Final = ("-n", "3", "--dist", "worksteal", "-m", "faults")
 #: What a usual run takes of the tests that repeat something many times.
 FEWER: Final[dict[str, str]] = {"MH_TEST_SWITCHES": "10", "MH_TEST_VLLM_SWITCHES": "1"}
-#: By file: those that share a running site share its one start, too.
-UNIT: Final = ("-n", "2", "--dist", "loadfile", "-m")
-#: These wait for processes more than they compute.
-PROCESSES: Final = ("-n", "3", "--dist", "loadfile", "-m")
+TESTS: Final = REPOSITORY / "tests"
+E2E: Final = "tests/e2e"
+FAULTS: Final = "tests/backends/faults"
 _ENDS: Final = "not engine and not browser and not faults"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Tests that run together: those of some markers, by so many workers."""
+
+    name: str
+    markers: str
+    workers: int = 0
+    #: How the workers share them: ``loadfile``, ``loadgroup`` (by test, but for marked groups), ``worksteal``.
+    share: str = "loadfile"
+    #: Marker that each of its files spells out: only those are read, which takes a worker seconds each.
+    spelt: str = ""
+    more: tuple[str, ...] = ()
+
+    def arguments(self) -> tuple[str, ...]:
+        """Return what pytest is called with; empty where no file has such tests."""
+        files = _files(self.spelt) if self.spelt else ()
+        if self.spelt and not files:
+            return ()
+        workers = ("-n", str(self.workers), "--dist", self.share) if self.workers else ()
+        return (*workers, "-m", self.markers, *self.more, *files)
+
+
+#: In this order. Tests of processes wait more than they compute: three workers for two cores.
+PARTS: Final = (
+    Part("unit", f"{_ENDS} and not process", 2, more=(f"--ignore={E2E}", f"--ignore={FAULTS}")),
+    Part("processes", f"{_ENDS} and process", 3, "loadgroup", spelt="process"),
+    # A sample of the kills and of the switches; all of them: mh test -m faults.
+    Part("faults", "faults and not thorough and not engine", 3, "worksteal", more=(FAULTS,)),
+    Part("browser", "browser and not engine", 2, spelt="browser"),
+    # Real vLLM takes both cores for itself.
+    Part("engine", "engine", spelt="engine"),
+)
+#: ``mh test -m faults``: parts of whole sites are killed; whoever is free takes the next case.
+ALL_FAULTS: Final = ("-n", "3", "--dist", "worksteal", "-m", "faults")
 CHROMIUM: Final = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -34,20 +69,38 @@ def run_tests(arguments: Sequence[str], *, quiet: bool) -> dict[str, int]:
         quiet: send pytest's output to standard error.
     """
     _require_pytest()
-    if tuple(arguments) == FAULTS[-2:]:
-        return {"faults": _pytest(FAULTS, quiet=quiet)}
+    if tuple(arguments) == ALL_FAULTS[-2:]:
+        return {"faults": _pytest(ALL_FAULTS, quiet=quiet)}
     if arguments:
         return {"pytest": _pytest(arguments, quiet=quiet)}
+    return _run_all(quiet=quiet)
+
+
+def _run_all(*, quiet: bool) -> dict[str, int]:
+    began = time.monotonic()
     results = {"install": _install(quiet=quiet)}
-    results["unit"] = _pytest((*UNIT, f"{_ENDS} and not process"), quiet=quiet)
-    results["processes"] = _pytest((*PROCESSES, f"{_ENDS} and process"), quiet=quiet)
-    # A sample of the kills and of the switches; all of them: mh test -m faults.
-    results["faults"] = _pytest(
-        (*FAULTS[:-1], "faults and not thorough and not engine"), quiet=quiet, **FEWER
-    )
-    ends = _pytest(("-m", "engine or browser"), quiet=quiet, **FEWER)
-    results["end to end"] = 0 if ends == NOTHING_COLLECTED else ends
+    lines = [_line("install", time.monotonic() - began)]
+    for part in PARTS:
+        began = time.monotonic()
+        arguments = part.arguments()
+        status = _pytest(arguments, quiet=quiet, **FEWER) if arguments else NOTHING_COLLECTED
+        results[part.name] = 0 if status == NOTHING_COLLECTED else status
+        lines.append(_line(part.name, time.monotonic() - began, failed=bool(results[part.name])))
+    typer.echo("\nSeconds of each part:\n" + "\n".join(lines), err=quiet)
     return results
+
+
+def _line(name: str, seconds: float, *, failed: bool = False) -> str:
+    return f"{seconds:6.0f}  {name}{' (failed)' if failed else ''}"
+
+
+def _files(marker: str) -> tuple[str, ...]:
+    """Return the test files that spell a marker out; a test without its file fails (tests/conftest.py)."""
+    return tuple(
+        str(path.relative_to(REPOSITORY))
+        for path in sorted(TESTS.rglob("test_*.py"))
+        if f"mark.{marker}" in path.read_text()
+    )
 
 
 def _require_pytest() -> None:

@@ -49,6 +49,9 @@ def worker() -> None:
 
     from mhsite.celery import app
 
+    # Django's checks are `mh check`'s, and would load every page and view into a process that has none.
+    os.environ["CELERY_SKIP_CHECKS"] = "1"
+
     # In a container root is the only user there is; tasks come from our own broker alone.
     warnings.filterwarnings("ignore", message="You're running the worker with superuser")
     node = os.environ["MH_NODE"]

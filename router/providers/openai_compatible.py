@@ -11,6 +11,7 @@ from accounts.errors import MhError
 from backends.engines.base import Target
 from router.errors import NotSupported, UpstreamGarbled
 from router.providers.base import ChatCall, Delta, EmbeddingCall, Embeddings, Provider
+from router.providers.frames import Frames, drain
 from router.providers.openai_errors import (
     REFUSAL_MAX,
     TRANSPORT_ERRORS,
@@ -20,7 +21,6 @@ from router.providers.openai_errors import (
     transport_error,
 )
 from router.providers.openai_options import openai_options
-from router.providers.frames import Frames, drain
 from router.providers.openai_stream import ChatReader, usage_of
 from router.providers.retry_after import wait_asked
 from router.providers.sending import Answer, post

@@ -21,9 +21,18 @@ from router.events import (
 )
 from router.providers.base import Delta, Finished, Waits
 from router.providers.openai_errors import stream_error
-from router.providers.sse import EVENT_MAX, EventTooLong, SseDecoder, events_of
+from router.providers.sse import (
+    EVENT_MAX,
+    EventTooLong,
+    SseDecoder,
+    data_of,
+    events_of,
+    frames_in,
+)
 
 DONE = "[DONE]"
+#: Bytes up to which frames are looked at for whether they say anything.
+_HEAD_MAX = 8192
 _CONTENT = '"delta":{"content":"'
 _FINISHED = re.compile(rb'"finish_reason":\s*"')
 _FRAME_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
@@ -32,6 +41,27 @@ _FRAME_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 def broken_off() -> EngineStopped:
     """Return the error for a stream that ended without its end marker."""
     return EngineStopped("The engine stopped before the answer was complete. Try again.")
+
+
+def says_nothing(frames: bytes) -> bool:
+    """Say whether whole frames hold nothing of an answer: who speaks, or comments that keep a connection alive."""
+    if len(frames) > _HEAD_MAX or not (b'"role"' in frames or frames.startswith(b":")):
+        return False
+    return not any(_says_something(data_of(frame)) for frame in frames_in(frames))
+
+
+def _says_something(data: str) -> bool:
+    if not data:
+        return False
+    try:
+        choices = json.loads(data)["choices"]
+        return any(
+            choice.get("finish_reason")
+            or any(value for name, value in choice["delta"].items() if name != "role")
+            for choice in choices
+        )
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return True
 
 
 class ChatReader:

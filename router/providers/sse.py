@@ -4,11 +4,14 @@ Source: the WHATWG HTML standard, "9.2.6 Interpreting an event stream". Event id
 read over: no engine we talk to uses them.
 """
 
+import re
 from codecs import BOM_UTF8 as BOM
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Final, NamedTuple
 
 #: Longest unfinished event kept, in bytes; an engine that sends more without a blank line is broken.
 EVENT_MAX = 16 * 1024 * 1024
+_FRAME_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 
 
 class EventTooLong(ValueError):
@@ -121,3 +124,16 @@ def _lines(block: bytes) -> list[bytes]:
     if b"\r" in block:
         block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     return block.split(b"\n")[:-1]
+
+
+def frames_in(block: bytes) -> Iterator[bytes]:
+    """Yield the frames of ``block``, each with its blank line; what follows the last one is left out."""
+    start = 0
+    for match in _FRAME_END.finditer(block):
+        yield block[start : match.end()]
+        start = match.end()
+
+
+def data_of(frame: bytes) -> str:
+    """Return the data of one whole frame; empty where it has none."""
+    return "".join(event.data for event in events_of(frame))

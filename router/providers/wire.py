@@ -136,7 +136,8 @@ class Exchange(asyncio.Protocol):
         self.close()
 
     async def _wait(self, take: Take | None = None) -> bool:
-        waiter = self._waiter = self._loop.create_future()
+        waiter: asyncio.Future[bool] = self._loop.create_future()
+        self._waiter = waiter
         self._take = take
         try:
             return await waiter

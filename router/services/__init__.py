@@ -13,11 +13,12 @@ from router.services.accounts import (
 )
 from router.services.admission import Admitted, OpenAICall, admit
 from router.services.chatting import chat, chat_admitted, chat_admitted_complete, chat_complete
-from router.services.deployment import deployment_import
+from router.services.deployment import deployment_import, deployment_set
 from router.services.embedding import embed_admitted
 from router.services.entries import model_entry_create, model_entry_delete, model_entry_update
+from router.services.openai_formats import relay, relay_complete
 from router.services.registry import registry_import
-from router.services.relaying import Write, models_list, relay, relay_complete
+from router.services.relaying import Write, models_list
 from router.services.roles import role_set, role_unset
 from router.services.showing import Shown, model_show, models_loaded
 
@@ -32,6 +33,7 @@ __all__ = [
     "chat_admitted_complete",
     "chat_complete",
     "deployment_import",
+    "deployment_set",
     "embed_admitted",
     "model_entry_create",
     "model_entry_delete",

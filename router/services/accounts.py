@@ -46,7 +46,7 @@ _SERVER_ERROR: Final = 500
 
 
 def provider_account_create(*, actor: Actor, data: AccountCreate) -> ProviderAccount:
-    """Add an account, its credentials tried first unless ``data`` says not to.
+    """Add an account, its credentials tried first unless ``data`` says not to; or only try them.
 
     Raises:
         NotAuthenticated, NotAllowed, AlreadyThere, CredentialsUntried.
@@ -61,6 +61,8 @@ def provider_account_create(*, actor: Actor, data: AccountCreate) -> ProviderAcc
     row = ProviderAccount(name=data.name, kind=kind)
     _fill(row, settings)
     _try(row, settings, tried=data.check)
+    if not data.save:
+        return row
     try:
         with transaction.atomic():
             row.save(force_insert=True)
@@ -84,7 +86,7 @@ def name_check(name: str) -> None:
 
 
 def provider_account_update(*, actor: Actor, name: str, data: AccountChange) -> ProviderAccount:
-    """Change settings of an account, the whole tried first unless ``data`` says not to.
+    """Change settings of an account, the whole tried first unless ``data`` says not to; or only try it.
 
     Raises:
         NotAuthenticated, NotAllowed, UnknownAccount, CredentialsUntried.
@@ -100,6 +102,8 @@ def provider_account_update(*, actor: Actor, name: str, data: AccountChange) -> 
     changed = ProviderAccount(name=row.name, kind=row.kind)
     _fill(changed, settings)
     _try(changed, settings, tried=data.check)
+    if not data.save:
+        return changed
     with transaction.atomic():
         row = _locked(name)
         before = account_said(row)

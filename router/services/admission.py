@@ -13,11 +13,11 @@ from audit.access import require
 from router import usage
 from router.holding import Waiting, resolved
 from router.images import images_check
-from router.openai_translation import CHAT_PATH
+from router.openai_translation import CHAT_PATH, format_asked
 from router.providers.openai_compatible import EMBEDDINGS_PATH, encode
 from router.schemas import ChatRequest, unpinned
 from router.selectors import Resolved
-from router.structured import schema_check
+from router.structured import Format, constrained, schema_check
 
 #: Options that only a chat has.
 _FOR_CHATS: Final = ("think", "logprobs", "top_logprobs")
@@ -36,6 +36,13 @@ class OpenAICall:
     #: What the client sent, and what it parses to.
     body: bytes
     fields: Mapping[str, Any]
+
+    @property
+    def format(self) -> Format:
+        """The format the answer must have; None where any will do."""
+        if self.path != CHAT_PATH or self.fields.get("response_format") is None:
+            return None
+        return format_asked(self.fields)
 
     def for_route(self, found: Resolved) -> bytes:
         """Return the body for the engine: the client's own bytes where nothing has to change."""
@@ -85,12 +92,20 @@ def asked_check(asked: ChatRequest | OpenAICall) -> None:
     if isinstance(asked, OpenAICall):
         if asked.path == CHAT_PATH:
             images_check(asked.fields["messages"])
+            _format_check(asked.format, "response_format")
         return
     images_check(
         message.model_dump() if isinstance(message.content, list) else {}
         for message in asked.messages
     )
-    schema_check(asked.format)
+    _format_check(asked.format, "format")
+
+
+def _format_check(wanted: Format, param: str) -> None:
+    if constrained(wanted):
+        # A schema may take a while to check, and everybody's tokens would wait: that is for a thread.
+        database.reading()
+        schema_check(wanted, param)
 
 
 async def admit(who: Callable[[float], Actor], read: Callable[[], _Asked]) -> Admitted[_Asked]:

@@ -9,15 +9,15 @@ from django.conf import settings
 from accounts.actors import Actor
 from accounts.errors import MhError
 from router.events import ChatEvent, ChatResult, DoneEvent, ErrorEvent, StartEvent
+from router.holding import Waiting
 from router.providers.base import ChatCall, Delta, Finished, Waits
-from router.resolution import ContextPolicy
 from router.schemas import ChatRequest, Message
 from router.selectors import Resolved
 from router.services.admission import Admitted, admit_known
 from router.services.answers import Answer
 from router.services.formats import format_checked, format_followed
-from router.services.measuring import meter_of, sent
-from router.shaping import Shape, chat_shaped
+from router.services.measuring import came, meter_of, sent
+from router.shaping import Shape, chat_shaped, shape_of
 from router.structured import constrained
 from router.usage import Meter
 
@@ -54,7 +54,7 @@ async def _answered(admitted: Admitted[ChatRequest]) -> AsyncGenerator[ChatEvent
         def send(found: Resolved) -> AbstractAsyncContextManager[AsyncIterator[Delta]]:
             nonlocal shape
             sent(meter, found)
-            shape = _shape(found)
+            shape = shape_of(found.route)
             call = _call(admitted.asked, found, waiting.request_id)
             return chat_shaped(found.provider, found.target, call, shape)
 
@@ -65,11 +65,13 @@ async def _answered(admitted: Admitted[ChatRequest]) -> AsyncGenerator[ChatEvent
                     yield queued
                 meter.piece()
                 started = True
-                yield _start(waiting.found, actor, shape)
+                yield _start(waiting, actor, shape)
                 delta: Delta | None = waiting.first
                 while not (delta is None or isinstance(delta, Finished | Waits)):
+                    came(meter, delta)
                     yield delta
                     delta = await anext(waiting.rest, None)
+                    meter.pieces += 1
                 if isinstance(delta, Finished):
                     meter.tokens(delta.usage)
                     meter.done()
@@ -122,12 +124,8 @@ async def _whole(answered: AsyncGenerator[ChatEvent, None]) -> ChatResult:
     return answer.result()
 
 
-def _shape(found: Resolved) -> Shape:
-    route = found.route
-    return Shape(trims=route.context is ContextPolicy.TRIM, thinks="thinking" in route.capabilities)
-
-
-def _start(found: Resolved, actor: Actor, shape: Shape) -> StartEvent:
+def _start(waiting: Waiting, actor: Actor, shape: Shape) -> StartEvent:
+    found = waiting.found
     event = StartEvent(
         type="start",
         model=found.route.model,
@@ -135,6 +133,10 @@ def _start(found: Resolved, actor: Actor, shape: Shape) -> StartEvent:
         backend=found.route.backend or None,
         request_id=actor.request_id,
     )
+    if found.route.entry:
+        event["entry"] = found.route.entry
+    if waiting.tried:
+        event["tried"] = waiting.tried
     if shape.trimmed:
         event["trimmed"] = shape.trimmed
     return event

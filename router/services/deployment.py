@@ -1,7 +1,9 @@
-"""``etc/deployment.json``: taken over."""
+"""Where models run: on this machine, or on a server; and ``etc/deployment.json``, taken over."""
 
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Final
 
 from django.db import transaction
 
@@ -19,7 +21,11 @@ from router.deployment_file import Parsed, Section, parsed
 from router.errors import InvalidProvider
 from router.models import Deployment, ProviderAccount
 from router.registry_files import deployment_export
+from router.registry_reads import SERVER_MODE, DeploymentChoice, deployment
 from router.services.accounts import name_check
+
+LOCAL_MODE: Final = "local"
+MODES: Final = (LOCAL_MODE, SERVER_MODE)
 
 
 def deployment_import(
@@ -56,6 +62,58 @@ def deployment_import(
             after=deployment_export(),
         )
     return file
+
+
+def deployment_set(
+    *, actor: Actor, mode: str | None = None, server_account: str | None = None
+) -> None:
+    """Say where models of local providers run.
+
+    Args:
+        actor: who asks; needs ``registry:manage``.
+        mode: ``local`` or ``server``; None leaves it.
+        server_account: name of the account that answers in server mode; None leaves it.
+
+    Raises:
+        Invalid: an unknown mode, or server mode without an account that is there.
+        NotAuthenticated, NotAllowed.
+    """
+    require(actor, Permission.REGISTRY_MANAGE, target_type="deployment")
+    if mode not in {None, *MODES}:
+        raise Invalid(
+            f"There is no mode {mode!r:.80}. It may be: {', '.join(MODES)}.", param="mode"
+        )
+    with transaction.atomic():
+        before = deployment()
+        wanted = DeploymentChoice(
+            mode=before.mode if mode is None else mode,
+            server_account=before.server_account if server_account is None else server_account,
+        )
+        _account_check(wanted)
+        if wanted == before:
+            return
+        Deployment.objects.update_or_create(
+            pk=1, defaults={"server_account": wanted.server_account}
+        )
+        deployment_mode_set(wanted.mode)
+        event_record(
+            actor=actor,
+            event="deployment.changed",
+            category=Category.CONFIGURATION,
+            target_type="deployment",
+            before=asdict(before),
+            after=asdict(wanted),
+        )
+
+
+def _account_check(wanted: DeploymentChoice) -> None:
+    name = wanted.server_account
+    if name and not ProviderAccount.objects.filter(pk=name).exists():
+        msg = f"There is no provider account {name[:80]!r}. Add it first: POST /api/providers"
+        raise Invalid(msg, param="server_account")
+    if wanted.mode == SERVER_MODE and not name:
+        msg = "Server mode needs an account that answers: name one as server_account."
+        raise Invalid(msg, param="server_account")
 
 
 def _server_check(file: Parsed) -> None:

@@ -22,8 +22,8 @@ from router.providers.registry import providers
 from router.registry_files import entry_export
 from router.registry_schemas import EntryChange, EntryCreate, EntryFile
 from router.resolution import ACTIVE
-from router.schemas import ENTRY_ID
-from router.services.scopes import Scope, person, scope_open
+from router.schemas import ENTRY_ID, ChatOptions, unpinned
+from router.services.scopes import Scope, options_check, person, scope_open
 
 #: Models of their own that a user may have: a page of them, not a disk.
 OWN_MAX: Final = 256
@@ -35,10 +35,11 @@ def model_entry_create(
     """Add a model.
 
     Raises:
-        NotAuthenticated, NotAllowed, AlreadyThere.
+        NotAuthenticated, NotAllowed, SitesOption, AlreadyThere.
         Invalid: its provider is not known, or not a user's to name.
     """
     scope = scope_open(actor, scope, "model", data.id)
+    options_check(actor, scope, data.options, "model", data.id)
     _provider_check(scope, data)
     try:
         with transaction.atomic():
@@ -65,14 +66,15 @@ def model_entry_update(
     """Change what ``data`` says of a model.
 
     Raises:
-        NotAuthenticated, NotAllowed, UnknownModel.
+        NotAuthenticated, NotAllowed, SitesOption, UnknownModel.
         Invalid: its provider is not known, or not a user's to name.
     """
     scope = scope_open(actor, scope, "model", entry_id)
+    options_check(actor, scope, data.options or ChatOptions(), "model", entry_id)
     with transaction.atomic():
         row = _locked(actor, scope, entry_id)
         before = entry_export(row)
-        merged = _merged(before, data)
+        merged = _merged(_allowed(scope, before), data)
         _provider_check(scope, merged)
         for name, value in merged.row().items():
             setattr(row, name, value)
@@ -81,6 +83,13 @@ def model_entry_update(
         if after != before:
             _record(actor, "registry.model_changed", (scope, entry_id), before, after)
     return row
+
+
+def _allowed(scope: Scope, before: dict[str, Any]) -> dict[str, Any]:
+    """Return what was said of a model without the options that a user's own may not have any more."""
+    if scope == Scope.SITE or "options" not in before:
+        return before
+    return {**before, "options": unpinned(before["options"])}
 
 
 def _merged(before: dict[str, Any], data: EntryChange) -> EntryFile:

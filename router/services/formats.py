@@ -14,7 +14,7 @@ from router.events import ChatEvent, ChatResult, ErrorEvent, Usage
 from router.structured import Format, not_followed, problem_of, repair, unwrapped
 
 #: Ends of an answer at which it is whole, or was to be.
-_ENDS: Final = ("stop", "length")
+ENDS: Final = ("stop", "length")
 
 
 async def format_checked(
@@ -26,7 +26,7 @@ async def format_checked(
         async for event in events:
             if event["type"] == "token":
                 pieces.append(event["content"])
-            if event["type"] == "done" and event["finish_reason"] in _ENDS:
+            if event["type"] == "done" and event["finish_reason"] in ENDS:
                 error = await _wrong(wanted, "".join(pieces), event["finish_reason"])
                 if error is not None:
                     yield ErrorEvent(type="error", error=error.body(request_id))
@@ -36,7 +36,7 @@ async def format_checked(
 
 async def _wrong(wanted: Format, answer: str, reason: str) -> MhError | None:
     try:
-        problem = await _problem(wanted, answer)
+        problem = await problem_found(wanted, answer)
     except MhError as exc:
         return exc
     return not_followed(problem, reason) if problem else None
@@ -77,16 +77,17 @@ async def format_followed(
 
 async def _settled(result: ChatResult, wanted: Format) -> str:
     """Say what is wrong with an answer; one within a code fence is taken out of it."""
-    if result["finish_reason"] not in _ENDS:
+    if result["finish_reason"] not in ENDS:
         return ""
     content = unwrapped(result["content"])
-    problem = await _problem(wanted, content)
+    problem = await problem_found(wanted, content)
     if not problem:
         result["content"] = content
     return problem
 
 
-async def _problem(wanted: Format, answer: str) -> str:
+async def problem_found(wanted: Format, answer: str) -> str:
+    """Say why ``answer`` does not follow the format, as ``structured.problem_of`` does."""
     # In a thread: a big answer and a big schema take a while, and other chats go on meanwhile.
     return await asyncio.to_thread(problem_of, wanted, answer)
 

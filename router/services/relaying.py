@@ -12,13 +12,17 @@ from accounts.permissions import Permission
 from audit.access import require
 from router import selectors
 from router.embedding_translation import embedding_answer, embedding_call
+from router.errors import ContextTooLong
+from router.holding import Send
 from router.openai_translation import CHAT_PATH, chat_call, translated, translated_whole
 from router.providers.frames import Frames
 from router.providers.openai_compatible import EMBEDDINGS_PATH, encode
 from router.selectors import ModelCard, Resolved
 from router.services.admission import Admitted, OpenAICall
+from router.services.fitting import explained, fitted, is_fitted, relay_fitted
 from router.services.measuring import meter_of, sent
-from router.usage import Tail, usage_in
+from router.shaping import chat_shaped, shape_of
+from router.usage import Meter, Tail, usage_in
 
 #: Sends a piece to the client at once; False: no more, until there is room.
 Write = Callable[[bytes], bool]
@@ -40,46 +44,77 @@ async def relay(
     Raises:
         MhError: at any time. Before the first frame nothing has been generated.
     """
-    call, waiting = admitted.asked, admitted.waiting
-    tail = Tail(call.fields)
+    waiting, tail = admitted.waiting, Tail(admitted.asked.fields)
     with meter_of(admitted) as meter:
-
-        def send(found: Resolved) -> AbstractAsyncContextManager[AsyncIterator[Any]]:
-            sent(meter, found)
-            if _is_translated(found, call):
-                return _translated(found, call, waiting.request_id, whole=False)
-            body = tail.ask(call.for_route(found))
-            return found.provider.relay(found.target, call.path, body, waiting.request_id)
-
-        def watched(frame: bytes) -> bytes:
-            passed = tail.feed(frame)
-            if passed.endswith(_DONE):
-                # Now: a client that has seen it may leave at once.
-                meter.tokens(tail.usage)
-                meter.done()
-            return passed
-
+        passed = _Passed(meter, tail)
         async with AsyncExitStack() as stack:
-            async for _ in waiting.until_open(stack, send, settings.MH_FIRST_TOKEN_SECONDS):
-                pass  # a comment every few seconds says that it waits
+            stack.callback(lambda: meter.tokens(tail.usage))
+            await _opened(
+                stack, _sender(admitted, meter, tail), admitted, settings.MH_FIRST_TOKEN_SECONDS
+            )
             meter.piece()
-            if passed := watched(waiting.first):
-                yield passed
+            if first := passed.look(waiting.first):
+                yield first
             rest = waiting.rest
             if write is not None and isinstance(rest, Frames):
-
-                def take(frame: bytes) -> bool:
-                    passed = watched(frame)
-                    return not passed or write(passed)
-
-                while await rest.pour(take, plain=write):
+                while await rest.pour(passed.on_to(write), plain=passed.counted(write)):
                     yield b""
             else:
                 async for frame in rest:
-                    if passed := watched(frame):
-                        yield passed
-            meter.tokens(tail.usage)
+                    if piece := passed.count(frame):
+                        yield piece
             meter.done()
+
+
+class _Passed:
+    """What goes by on its way to the client: counted, and its usage kept."""
+
+    def __init__(self, meter: Meter, tail: Tail) -> None:
+        self._meter = meter
+        self._tail = tail
+
+    def look(self, frame: bytes) -> bytes:
+        """Return what of ``frame`` the client gets."""
+        passed = self._tail.feed(frame)
+        if passed.endswith(_DONE):
+            # Now: a client that has seen it may leave at once.
+            self._meter.tokens(self._tail.usage)
+            self._meter.done()
+        return passed
+
+    def count(self, frame: bytes) -> bytes:
+        """Do the same, and count the pieces in it."""
+        self._meter.pieces += frame.count(b"\n\n") or 1
+        return self.look(frame)
+
+    def on_to(self, write: Write) -> Write:
+        """Return what counts a frame and writes it."""
+        return lambda frame: not (piece := self.count(frame)) or write(piece)
+
+    def counted(self, write: Write) -> Write:
+        """Return what writes a frame that is one piece, in which there is nothing to see."""
+
+        def take(frame: bytes) -> bool:
+            self._meter.pieces += 1
+            return write(frame)
+
+        return take
+
+
+def _sender(admitted: Admitted[OpenAICall], meter: Meter, tail: Tail) -> Send:
+    """Return what sends a streamed request to one of those who can answer it."""
+    call, request_id = admitted.asked, admitted.waiting.request_id
+
+    def send(found: Resolved) -> AbstractAsyncContextManager[AsyncIterator[Any]]:
+        sent(meter, found)
+        if _is_translated(found, call):
+            return _translated(found, call, request_id, whole=False)
+        if is_fitted(found, call):
+            return relay_fitted(found, call, tail.ask, request_id)
+        body = tail.ask(call.for_route(found))
+        return found.provider.relay(found.target, call.path, body, request_id)
+
+    return send
 
 
 async def relay_complete(admitted: Admitted[OpenAICall]) -> bytes:
@@ -105,16 +140,28 @@ async def relay_complete(admitted: Admitted[OpenAICall]) -> bytes:
             return ask(found)
 
         async with AsyncExitStack() as stack:
-            async for _ in waiting.until_open(stack, send, settings.MH_ANSWER_SECONDS):
-                pass
+            await _opened(stack, send, admitted, settings.MH_ANSWER_SECONDS)
             answer: bytes = waiting.first
             meter.tokens(usage_in(answer))
             meter.done()
             return answer
 
 
+async def _opened(
+    stack: AsyncExitStack, send: Send, admitted: Admitted[OpenAICall], patience: float
+) -> None:
+    """Have somebody answer. Meanwhile a comment every few seconds says that it waits."""
+    waiting = admitted.waiting
+    try:
+        async for _ in waiting.until_open(stack, send, patience):
+            pass
+    except ContextTooLong as exc:
+        raise await explained(exc, waiting.found, admitted.asked, waiting.request_id) from exc
+
+
 async def _answer(found: Resolved, call: OpenAICall, request_id: str) -> bytes:
     provider = found.provider
+    call = await fitted(found, call, request_id)
     if call.path in provider.capabilities_of(found.target).openai_paths:
         return await provider.ask(found.target, call.path, call.for_route(found), request_id)
     if call.path == EMBEDDINGS_PATH:
@@ -139,7 +186,7 @@ async def _translated(
     asked = chat_call(
         call.fields, model=found.route.model, options=found.route.options, request_id=request_id
     )
-    async with found.provider.chat(found.target, asked) as deltas:
+    async with chat_shaped(found.provider, found.target, asked, shape_of(found.route)) as deltas:
         frames = translated_whole(deltas, asked) if whole else translated(deltas, asked, fields)
         async with aclosing(frames):
             yield frames

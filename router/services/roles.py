@@ -13,7 +13,7 @@ from router.models import ModelEntry, Role, RoleLink, UserModelEntry, UserRole
 from router.registry_files import role_export
 from router.registry_schemas import RoleFile, role_name_check
 from router.schemas import ROLE_NAME
-from router.services.scopes import Scope, person, scope_open
+from router.services.scopes import Scope, options_check, person, scope_open
 
 #: Roles of their own that a user may have.
 OWN_MAX: Final = 64
@@ -23,11 +23,12 @@ def role_set(*, actor: Actor, name: str, data: RoleFile, scope: Scope | None = N
     """Give a role its chain, options and context policy, whatever it had; return whose role it is.
 
     Raises:
-        NotAuthenticated, NotAllowed.
+        NotAuthenticated, NotAllowed, SitesOption.
         Invalid: the chain names a model that is not there, or no role can have this name.
     """
     scope = scope_open(actor, scope, "role", name)
     role_name_check(name)
+    options_check(actor, scope, data.options, "role", name)
     with transaction.atomic():
         _chain_check(actor, scope, data.chain)
         before = _before(actor, scope, name)

@@ -2,18 +2,22 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Any, Self, TypedDict
+from typing import Any, Final, Self, TypedDict
 
 from accounts.actors import Actor
 from accounts.errors import MhError
 from router.events import Timings
+from router.usage import flowing
+from router.usage.flowing import Progress
 from router.usage.recording import Record, begun, ended, record
 
 _ENDED = (asyncio.CancelledError, GeneratorExit)
+#: Characters of a token, where nobody has counted.
+_PER_TOKEN: Final = 4
 
 
 class Meter:
@@ -21,15 +25,26 @@ class Meter:
 
     Leaving the ``with`` records it, once: as done where ``done`` was called, by the code of an error
     that leaves it, or else as cancelled. For one task at a time.
+
+    An engine says what it counted at the end of an answer. Of one that has no end the pieces that came are
+    counted, and the prompt is estimated: leaving just before the end is no way round a quota.
     """
 
-    def __init__(self, *, actor: Actor, kind: str, begin: float) -> None:
+    def __init__(
+        self,
+        *,
+        actor: Actor,
+        kind: str,
+        begin: float,
+        prompt: Callable[[], int] = lambda: 0,
+    ) -> None:
         """Say whose it is.
 
         Args:
             actor: who asks.
             kind: ``chat``, ``completion``, ``embedding``…
             begin: when it came (``time.perf_counter``).
+            prompt: returns the characters of the prompt; asked at the end, where the engine has not counted.
         """
         self._actor, self._kind, self._begin = actor, kind, begin
         self._at = datetime.now(tz=UTC) - timedelta(seconds=time.perf_counter() - begin)
@@ -40,6 +55,10 @@ class Meter:
         self._tokens: Mapping[str, Any] | None = None
         self._outcome = ""
         self._recorded = False
+        #: Pieces of the answer that came, the first one included, about a token each; and characters in them, where known.
+        self.pieces = self.characters = 0
+        self._prompt = prompt
+        self._progress = Progress()
 
     def sent(
         self, *, provider: str, backend: str, model: str, entry: str = "", role: str = ""
@@ -58,7 +77,8 @@ class Meter:
         self._where = (role, entry, provider, backend, model)
 
     def piece(self) -> None:
-        """Say that a piece of the answer came; the first one counts."""
+        """Say that a piece of the answer came. After the first one it is enough to count ``pieces`` up."""
+        self.pieces += 1
         if self._first is None:
             self._first = self._now()
 
@@ -83,6 +103,15 @@ class Meter:
         """Return the times so far."""
         return Timings(queued_ms=self._sent, ttft_ms=self._first, total_ms=self._now())
 
+    def progress(self) -> Progress:
+        """Return how far it is. Called from another thread while it is under way."""
+        found, counts = self._progress, _counts(self._tokens)
+        found.backend = self._where[3]
+        found.tokens = counts.get("completion_tokens") or self.pieces
+        found.prompt_tokens = counts.get("prompt_tokens") or 0
+        found.first = None if self._first is None else self._first / 1000
+        return found
+
     def end(self) -> None:
         """Record it as it is now, if it is not recorded yet."""
         if not self._recorded:
@@ -90,9 +119,11 @@ class Meter:
             self.cancelled()
             record(self._record())
             ended(self)
+            flowing.ended(self)
 
     def __enter__(self) -> Self:
         begun(self)
+        flowing.begun(self)
         return self
 
     def __exit__(
@@ -128,8 +159,19 @@ class Meter:
             ttft_ms=self._first,
             total_ms=self._now(),
             attempts=self._attempts,
-            **_counts(self._tokens),
+            **(_counts(self._tokens) if self._tokens or not self.pieces else self._estimate()),
         )
+
+    def _estimate(self) -> "_Counts":
+        """Return what the answer has cost as far as can be told from what came of it."""
+        prompt = self._prompt() // _PER_TOKEN
+        made = max(self.pieces, self.characters // _PER_TOKEN)
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": made,
+            "total_tokens": prompt + made,
+            "estimated": True,
+        }
 
     def _now(self) -> float:
         return round((time.perf_counter() - self._begin) * 1000, 1)
@@ -152,6 +194,7 @@ class _Counts(TypedDict, total=False):
     completion_tokens: int | None
     reasoning_tokens: int | None
     total_tokens: int | None
+    estimated: bool
 
 
 def _counts(usage: Mapping[str, Any] | None) -> _Counts:

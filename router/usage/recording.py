@@ -65,6 +65,7 @@ class Record:
     completion_tokens: int | None = None
     reasoning_tokens: int | None = None
     total_tokens: int | None = None
+    estimated: bool = False
     queued_ms: float | None = None
     ttft_ms: float | None = None
     attempts: int = 1

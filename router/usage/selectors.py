@@ -32,6 +32,8 @@ _EXACT: Final = {
     "request_id": "request_id",
     "from": "at__gte",
     "to": "at__lt",
+    "since": "at__gte",
+    "until": "at__lt",
 }
 #: Groups of one answer, the most used ones.
 GROUPS_MAX: Final = 1000
@@ -57,6 +59,7 @@ class RecordPayload(TypedDict):
     completion_tokens: int | None
     reasoning_tokens: int | None
     total_tokens: int | None
+    estimated: bool
     queued_ms: float | None
     ttft_ms: float | None
     total_ms: float
@@ -111,8 +114,10 @@ def records(actor: Actor, filters: Mapping[str, Any] | None = None) -> QuerySet[
     query = UsageRecord.objects.all()
     if not sees_all(actor):
         query = query.filter(user=actor.user) if actor.user is not None else query.none()
-    given = {_EXACT[k]: v for k, v in (filters or {}).items() if k in _EXACT and v is not None}
-    return query.filter(**given)
+    for name, value in (filters or {}).items():
+        if name in _EXACT and value is not None:
+            query = query.filter(**{_EXACT[name]: value})
+    return query
 
 
 def sees_all(actor: Actor) -> bool:
@@ -140,6 +145,7 @@ def record_payload(row: UsageRecord) -> RecordPayload:
         completion_tokens=row.completion_tokens,
         reasoning_tokens=row.reasoning_tokens,
         total_tokens=row.total_tokens,
+        estimated=row.estimated,
         queued_ms=row.queued_ms,
         ttft_ms=row.ttft_ms,
         total_ms=row.total_ms,
@@ -230,7 +236,11 @@ def quota_of(user: User) -> UserQuota | None:
     return UserQuota.objects.filter(user=user).first()
 
 
+def quotas_set() -> QuerySet[UserQuota]:
+    """Return every quota that is set, by user."""
+    return UserQuota.objects.select_related("user").order_by("user__username")
+
+
 def quota_list() -> list[QuotaPayload]:
-    """Return every quota that is set."""
-    rows = UserQuota.objects.select_related("user")
-    return [quota_payload(row.user, row) for row in rows]
+    """Return every quota that is set, as clients see it."""
+    return [quota_payload(row.user, row) for row in quotas_set()]

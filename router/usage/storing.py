@@ -78,7 +78,7 @@ def _write(batch: Sequence[Record]) -> None:
 def _insert(batch: Sequence[Record]) -> None:
     """Do what ``bulk_create`` does in a fifth of its time, in which the event loop waits for the interpreter."""
     quote = connection.ops.quote_name
-    names = ", ".join(quote(field.column) for field in _COLUMNS)
+    names = ", ".join(quote(str(field.column)) for field in _COLUMNS)
     places = ", ".join(["%s"] * len(_COLUMNS))
     table = quote(UsageRecord._meta.db_table)  # noqa: SLF001
     with connection.cursor() as cursor:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from router.providers.openai_compatible import encode
 from router.providers.openai_stream import frame_begin
-from router.providers.sse import events_of
+from router.providers.sse import data_of
 
 _ASK: Final = b',"stream_options":{"include_usage":true}}'
 _NULL: Final = re.compile(rb',\s*"usage":\s*null|"usage":\s*null\s*,')
@@ -87,7 +87,7 @@ class Tail:
         """Keep what a frame counts; return whether it does nothing else."""
         if _COUNTED.search(frame) is None:
             return False
-        data = "".join(event.data for event in events_of(frame))
+        data = data_of(frame)
         try:
             found = json.loads(data)
         except (ValueError, RecursionError):

@@ -169,10 +169,9 @@ def test_what_is_written_apart_leaves_the_known_known_and_hides_nothing_of_other
         elsewhere(write)
         return seen()
 
-    with pytest.MonkeyPatch.context() as patch:
-        with database.apart():
-            write()
-            patch.setattr(database._watch, "version", seen_late)
+    with pytest.MonkeyPatch.context() as patch, database.apart():
+        write()
+        patch.setattr(database._watch, "version", seen_late)
     assert look() == 3
 
 

@@ -1,25 +1,18 @@
 """The LLM Backend page without a browser: who sees what, what the forms do, and what the files may hold."""
 
-import re
-from pathlib import Path
-
 import pytest
 from django.test import Client
 from django.urls import reverse
 
 from accounts.models import User
 from audit.models import Event, Outcome
-from backends import cards, selectors, services
+from backends import cards, services
 from backends.engines.base import Detection
 from backends.engines.ollama import OllamaEngine
 from backends.lifecycle import State
 from backends.models import Backend, Operation
-from mhsite.home import REPOSITORY
 
 pytestmark = pytest.mark.django_db
-
-STATIC = REPOSITORY / "backends" / "static" / "mh"
-TEMPLATES = REPOSITORY / "backends" / "templates" / "backends"
 
 
 @pytest.fixture(autouse=True)
@@ -163,29 +156,9 @@ def test_a_failure_shows_the_engines_line_to_its_operators_only(
 
 def test_a_standard_users_page_hides_the_pages_of_owners(client: Client, standard: User) -> None:
     html = page_of(client, standard)
-    assert reverse("admin:audit_event_changelist") not in html
-    assert client.get(reverse("admin:audit_event_changelist")).status_code == 403
-    assert client.get(reverse("admin:backends_operation_changelist")).status_code == 403
-
-
-def test_operations_are_read_only_in_the_admin(client: Client, owner: User) -> None:
-    backend = selectors.backend_get("vllm")
-    row = Operation.objects.create(
-        kind="start",
-        backend=backend,
-        node=backend.node,
-        requested_by_name="olga",
-        created_at=selectors.now(),
-        state="failed",
-        error={"message": "No such model.", "detail": "", "code": "x"},
-    )
-    client.force_login(owner)
-    listing = client.get(reverse("admin:backends_operation_changelist"))
-    assert "No such model." in listing.content.decode()
-    path = reverse("admin:backends_operation_change", args=[row.pk])
-    assert "No such model." in client.get(path).content.decode()
-    assert client.post(path, {"state": "succeeded"}).status_code == 403
-    assert client.get(reverse("admin:backends_operation_add")).status_code == 403
+    for name in ("audit", "operations", "logs"):
+        assert reverse(f"admin:{name}") not in html
+        assert client.get(reverse(f"admin:{name}")).status_code == 403
 
 
 def test_every_step_and_kind_that_runs_has_words() -> None:
@@ -200,18 +173,3 @@ def test_a_user_may_sign_in_on_the_form_whatever_their_role(client: Client, gues
     sent = {"username": guest.username, "password": "pw-gus-1234", "next": "/admin/"}
     response = client.post("/admin/login/?next=/admin/", sent, follow=True)
     assert response.request["PATH_INFO"] == "/admin/backends/llm-backend/"
-
-
-@pytest.mark.parametrize("file", sorted(STATIC.glob("*.js")), ids=lambda path: path.name)
-def test_scripts_never_parse_text_as_html_and_know_no_other_host(file: Path) -> None:
-    text = file.read_text()
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", text)
-    assert not re.search(r"https?://", text)
-
-
-@pytest.mark.parametrize("file", sorted(TEMPLATES.glob("*.html")), ids=lambda path: path.name)
-def test_templates_have_no_inline_scripts_styles_or_handlers(file: Path) -> None:
-    text = file.read_text()
-    assert not re.search(r"<script(?![^>]*\bsrc=)", text)
-    assert not re.search(r"<style|\sstyle=|\son[a-z]+=|javascript:", text)
-    assert not re.search(r"https?://", text)

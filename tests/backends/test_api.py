@@ -91,7 +91,7 @@ def test_cancelling_over_rest(backend: FakeBackend, as_owner: Client) -> None:
         ({"options": {"nonsense": True}}, 422, "options.nonsense"),
         ({"options": {"apiKey": "x"}}, 422, "options.apiKey"),
         ({"options": 5}, 422, "options"),
-        ({"model": 5.5, "options": []}, 422, "options"),
+        ({"model": 5.5, "options": []}, 422, "model"),
         ({"nonsense": 1}, 422, "nonsense"),
         ([], 422, None),
     ],
@@ -167,6 +167,28 @@ def test_configuration_is_changed_checked_and_put_back(
     event = Event.objects.filter(event="backend.configured").first()
     assert event is not None
     assert event.after["options"] == {"drainSeconds": 7.0}
+
+
+def test_a_change_of_nothing_changes_nothing(backend: FakeBackend, as_owner: Client) -> None:
+    url = f"{ROOT}/fake/config"
+    before = as_owner.get(url).json()
+    assert as_owner.patch(url, {}, "application/json").json() == before
+    assert not Event.objects.filter(event="backend.configured").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/fake/config", {"options": {}, "apply": 1}, "apply"),
+        ("/startup", {"auto_start": {"fake": "yes"}}, "auto_start"),
+        ("/startup", {"behavior": 5}, "behavior"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_by_name(
+    backend: FakeBackend, as_owner: Client, path: str, body: Any, param: str
+) -> None:
+    answer = as_owner.patch(ROOT + path, body, "application/json")
+    assert (answer.status_code, error_of(answer)["param"]) == (422, param)
 
 
 def test_models_and_logs(backend: FakeBackend, as_owner: Client) -> None:

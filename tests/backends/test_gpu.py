@@ -57,11 +57,11 @@ class FakeNvml:
         used = handle["used"] + (0 if version else handle["reserved"])
         return SimpleNamespace(total=handle["total"], used=used)
 
-    def __getattr__(self, name: str) -> Callable[[dict[str, Any]], Any]:
+    def __getattr__(self, name: str) -> Callable[..., Any]:
         if not name.startswith("nvmlDeviceGet"):
             raise AttributeError(name)
 
-        def answer(handle: dict[str, Any]) -> Any:
+        def answer(handle: dict[str, Any], *_: int) -> Any:
             self._check(name)
             return handle[name.removeprefix("nvmlDeviceGet")]
 
@@ -82,6 +82,10 @@ def device(number: int, **other: Any) -> dict[str, Any]:
         "UtilizationRates": SimpleNamespace(gpu=52, memory=10),
         "ComputeRunningProcesses": [process(41, 11 * GIB)],
         "GraphicsRunningProcesses": [],
+        "PowerUsage": 310_040,
+        "EnforcedPowerLimit": 700_000,
+        "TemperatureV": 61,
+        "Temperature": 60,
         **other,
     }
 
@@ -121,9 +125,25 @@ def test_every_gpu_is_read_with_its_processes(nvml: FakeNvml, reader: Reader) ->
         memory_used=12 * GIB,
         utilization=52,
         processes=(GpuProcess(41, 11 * GIB),),
+        power=310.0,
+        power_limit=700.0,
+        temperature=61,
     )
     assert second.index == 1
     assert second.uuid == "GPU-1"
+
+
+def test_a_driver_from_before_cuda_13_is_asked_for_the_temperature_its_way(
+    nvml: FakeNvml, reader: Reader
+) -> None:
+    nvml.fail("nvmlDeviceGetTemperatureV", pynvml.NVML_ERROR_FUNCTION_NOT_FOUND)
+    assert reader.read()[0].temperature == 60
+
+
+def test_a_card_that_does_not_measure_its_power_says_so(nvml: FakeNvml, reader: Reader) -> None:
+    nvml.fail("nvmlDeviceGetPowerUsage", pynvml.NVML_ERROR_NOT_SUPPORTED)
+    (card, _) = reader.read()
+    assert (card.power, card.power_limit) == (None, 700.0)
 
 
 def test_nvml_is_initialised_once(nvml: FakeNvml, reader: Reader) -> None:
@@ -251,6 +271,7 @@ CALLS = (
     "nvmlInit", "nvmlDeviceGetCount", "nvmlDeviceGetHandleByIndex", "nvmlDeviceGetName",
     "nvmlDeviceGetUUID", "memory v1", "memory v2", "nvmlDeviceGetUtilizationRates",
     "nvmlDeviceGetComputeRunningProcesses", "nvmlDeviceGetGraphicsRunningProcesses", "nvmlShutdown",
+    "nvmlDeviceGetPowerUsage", "nvmlDeviceGetEnforcedPowerLimit", "nvmlDeviceGetTemperatureV",
 )  # fmt: skip
 
 

@@ -1,72 +1,23 @@
 """What a person does on the settings page, in a real Chromium, with a real vLLM behind it."""
 
 import re
-import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect
 
+from tests.e2e.browsing import NARROW, WIDE, Watched, chromium, shoot
+from tests.e2e.browsing import sign_in as sign_in_as
 from tests.e2e.conftest import artifacts
 from tests.e2e.site import OWNER, PASSWORD, QUESTION, START_SECONDS, Site
 
 pytestmark = [pytest.mark.browser, pytest.mark.engine]
 
-#: A browser that talks to nobody but us.
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-WIDE = {"width": 1280, "height": 900}
-NARROW = {"width": 390, "height": 844}
-PAGE = "/admin/backends/llm-backend/"
-
-
-@dataclass
-class Watched:
-    """A page, and everything it did that no page of ours may do."""
-
-    page: Page
-    errors: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.page.on("console", self._heard)
-        self.page.on("pageerror", lambda error: self.errors.append(f"uncaught: {error}"))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("websocket", lambda socket: self.requests.append(socket.url))
-
-    def _heard(self, message: object) -> None:
-        kind, text = getattr(message, "type", ""), getattr(message, "text", "")
-        if kind in {"error", "warning"}:
-            self.errors.append(f"{kind}: {text}")
-
-    def check(self, site: Site) -> None:
-        """Fail where there was an error on the console, or a request to anybody but the site."""
-        assert self.errors == []
-        foreign = [url for url in self.requests if not _is_ours(url, site)]
-        assert foreign == []
-
-
-def _is_ours(url: str, site: Site) -> bool:
-    parts = urlsplit(url)
-    return parts.scheme == "data" or (parts.hostname == "127.0.0.1" and parts.port == site.port)
-
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
-        yield chromium
-        chromium.close()
+    with chromium() as running:
+        yield running
 
 
 @pytest.fixture
@@ -78,11 +29,7 @@ def watched(browser: Browser, site: Site) -> Iterator[Watched]:
 
 
 def sign_in(page: Page) -> None:
-    page.goto("/")
-    page.get_by_label("Username").fill(OWNER)
-    page.get_by_label("Password").fill(PASSWORD)
-    page.get_by_role("button", name="Log in").click()
-    page.wait_for_url(f"**{PAGE}")
+    sign_in_as(page, OWNER, PASSWORD)
 
 
 def card(page: Page) -> Locator:
@@ -97,31 +44,11 @@ def button(page: Page, name: str) -> Locator:
     return page.get_by_role("button", name=name, exact=True)
 
 
-def shoot(page: Page, name: str) -> None:
-    """Keep the page as a person sees it: both themes, wide and narrow, nothing wider than the window."""
-    page.mouse.move(0, 0)
-    for theme in ("light", "dark"):
-        page.evaluate(
-            "theme => document.documentElement.classList.toggle('dark', theme)", theme == "dark"
-        )
-        for size in (WIDE, NARROW):
-            page.set_viewport_size({"width": size["width"], "height": size["height"]})
-            page.screenshot(
-                path=artifacts() / f"{name}-{theme}-{size['width']}.png",
-                full_page=True,
-                animations="disabled",
-            )
-            too_wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-            assert too_wide <= 0, f"{name} is {too_wide} px wider than {size['width']} px"
-    page.evaluate("document.documentElement.classList.remove('dark')")
-    page.set_viewport_size({"width": WIDE["width"], "height": WIDE["height"]})
-
-
 def test_a_person_starts_vllm_chats_and_stops_it(watched: Watched, site: Site) -> None:
     site.stopped()
     page = watched.page
     sign_in(page)
-    expect(page.locator("[data-live-text]")).to_have_text("Live")
+    expect(page.locator("#mh-header[data-live=on]")).to_be_visible()
     expect_state(page, "Stopped", 10)
     expect(page.locator("#mh-prompt")).to_be_disabled()
     expect(page.locator("#mh-chat-hint")).to_have_text("Start vLLM to chat.")
@@ -171,12 +98,12 @@ def test_a_person_starts_vllm_chats_and_stops_it(watched: Watched, site: Site) -
     expect(page.locator("#mh-prompt")).to_be_disabled()
 
     page.get_by_role("link", name="Operations").click()
-    expect(page.get_by_text("Stop vllm").first).to_be_visible()
-    page.get_by_role("link", name="Audit events").click()
+    expect(page.get_by_text("Stop · vLLM").first).to_be_visible()
+    page.get_by_role("link", name="Audit", exact=False).first.click()
     expect(page.get_by_text("operation.requested").first).to_be_visible()
     expect(page.get_by_text("backend.stopped").first).to_be_visible()
     page.screenshot(path=artifacts() / "audit-light-1280.png")
-    watched.check(site)
+    watched.check(site.url)
 
 
 def watch_growth(page: Page) -> Callable[[], list[int]]:
@@ -199,15 +126,16 @@ def test_the_page_says_when_it_is_stale_and_comes_back_by_itself(
 ) -> None:
     page = watched.page
     sign_in(page)
-    live = page.locator("[data-live-text]")
-    expect(live).to_have_text("Live")
+    live = page.locator("#mh-header[data-live=on]")
+    expect(live).to_be_visible()
     site.child("web").kill()
-    expect(live).to_have_text(re.compile(r"Reconnecting… last update \d+ s ago"), timeout=10_000)
+    stale = page.locator("[data-header-stale]")
+    expect(stale).to_have_text(re.compile(r"Reconnecting… last update \d+ s ago"), timeout=10_000)
     page.screenshot(path=artifacts() / "stale-light-1280.png", full_page=True)
-    expect(live).to_have_text("Live", timeout=90_000)
-    # The browser itself says on the console that a socket could not connect; nothing else may.
-    watched.errors = [e for e in watched.errors if "WebSocket connection" not in e]
-    watched.check(site)
+    expect(live).to_be_visible(timeout=90_000)
+    expect(stale).to_be_hidden()
+    watched.forgive("WebSocket connection")
+    watched.check(site.url)
 
 
 def test_without_javascript_the_buttons_are_forms_and_the_rest_is_there(

@@ -26,6 +26,7 @@ Behaviours (``--behaviour`` may be given several times). Of answers:
 ``reasoning``        thinks before it answers (``delta.reasoning``)
 ``reasoning-old``    the same as older engines name it (``delta.reasoning_content``)
 ``tool``             answers with a tool call
+``echo``             answers with the last message's own text, in pieces of a few characters, as tokens are
 ``think``            reasoning in the text, between tags, as without a reasoning parser
 ``think-open``       the same without the opening tag, as where the template has opened it
 ``format-ignored``   answers in words whatever ``response_format`` says; with ``=once`` only until it is told
@@ -175,6 +176,8 @@ class Counts:
     running: int = 0
     tokens: int = 0
     prompt_tokens: int = 0
+    first_tokens: int = 0
+    first_token_seconds: float = 0.0
     #: The last request's body and headers, for tests that look at what was sent.
     last: dict[str, Any] = field(default_factory=dict)
     last_headers: dict[str, str] = field(default_factory=dict)
@@ -308,6 +311,8 @@ class FakeVllm:
         counters = {
             "prompt_tokens_total": self.counts.prompt_tokens,
             "generation_tokens_total": self.counts.tokens,
+            "time_to_first_token_seconds_count": self.counts.first_tokens,
+            "time_to_first_token_seconds_sum": self.counts.first_token_seconds,
         }
         lines: list[str] = []
         for name, value in {**gauges, **counters}.items():
@@ -753,7 +758,7 @@ class Answer:
 
     def _words(self, count: int) -> list[str]:
         behaviour = self.fake.behaviour
-        words = words_for(self.body, count)
+        words = echoed(self.body) if behaviour.has("echo") else words_for(self.body, count)
         ignored = (
             behaviour.text("format-ignored", "always") if behaviour.has("format-ignored") else ""
         )
@@ -770,6 +775,7 @@ class Answer:
         behaviour = self.fake.behaviour
         if behaviour.has("silent"):
             await asyncio.Event().wait()
+        began = time.monotonic()
         await self.fake.awake.wait()
         for index, word in enumerate(self.cut):
             await self._habit(self.fake.behaviour, index)
@@ -778,6 +784,9 @@ class Answer:
             if self.fake.dead:
                 raise_died()
             self.fake.counts.tokens += 1
+            if index == 0:
+                self.fake.counts.first_tokens += 1
+                self.fake.counts.first_token_seconds += time.monotonic() - began
             yield word
         await self._habit(self.fake.behaviour, len(self.cut), at_end=True)
 
@@ -840,6 +849,8 @@ class Answer:
             if self.fake.behaviour.has(key):
                 name = "reasoning" if key == "reasoning" else "reasoning_content"
                 for word in ("Let ", "me ", "think."):
+                    if self.fake.token_delay:
+                        await asyncio.sleep(self.fake.token_delay)
                     yield {name: word}
         if self.calls_tool:
             for call in TOOL_CALL_DELTAS:
@@ -959,6 +970,13 @@ def prompt_text(body: dict[str, Any]) -> str:
 
 def prompt_tokens(body: dict[str, Any]) -> int:
     return len(prompt_text(body).split()) + 8
+
+
+def echoed(body: dict[str, Any]) -> list[str]:
+    """Return what the last message says, cut where tokens might be."""
+    last = body.get("messages", [{}])[-1:]
+    text = prompt_text({"messages": last} if "messages" in body else body)
+    return [text[at : at + 5] for at in range(0, len(text), 5)]
 
 
 def words_for(body: dict[str, Any], count: int) -> list[str]:

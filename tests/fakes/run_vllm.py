@@ -75,10 +75,12 @@ class FakeServer:
         return self.log.read_text(errors="replace")
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(f"{self.url}{path}", trust_env=False, timeout=TIMEOUT)
+        return httpx.get(f"{self.url}{path}", trust_env=False, verify=False, timeout=TIMEOUT)
 
     def post(self, path: str, body: Any = None, timeout: float = TIMEOUT) -> httpx.Response:
-        return httpx.post(f"{self.url}{path}", json=body, trust_env=False, timeout=timeout)
+        return httpx.post(
+            f"{self.url}{path}", json=body, trust_env=False, verify=False, timeout=timeout
+        )
 
     def chat(self, timeout: float = TIMEOUT, **more: Any) -> httpx.Response:
         messages = [{"role": "user", "content": "capital of France?"}]

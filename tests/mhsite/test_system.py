@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -61,7 +62,7 @@ def test_every_route_is_described_with_its_errors(schema: dict[str, Any]) -> Non
     for route, methods in TABLE.items():
         if route in {"", "api/docs", "api/schema", "ollama/"} or "(?P<" in route:
             continue
-        path = "/" + route.replace("<str:", "{").replace("<path:", "{").replace(">", "}")
+        path = "/" + re.sub(r"<\w+:(\w+)>", r"{\1}", route)
         path = path.replace("/v1/models/{model_id}", "/v1/models/{model}")
         assert path in schema["paths"], path
         for method in methods:

@@ -24,6 +24,8 @@ PASSWORD = "pw-for-the-up-test"
 READY_SECONDS = 90.0
 #: Set by tests/isolation.py for this process; a site is a stranger to it.
 NOT_INHERITED = ("MH_NODE", "DJANGO_SETTINGS_MODULE")
+#: Groups begin before single tests, so that none of these is alone at the end of a run.
+LONG = pytest.mark.xdist_group("whole sites")
 
 
 def until(question: Callable[[], Any], seconds: float, what: str) -> Any:
@@ -136,6 +138,7 @@ def _answers(url: str) -> bool:
     return False
 
 
+@LONG
 @pytest.mark.process
 @pytest.mark.timeout(240)
 def test_a_site_lives_through_its_day_and_leaves_nothing(site: Callable[..., Site]) -> None:
@@ -181,6 +184,7 @@ def test_a_site_lives_through_its_day_and_leaves_nothing(site: Callable[..., Sit
     assert json.loads(status.stdout)["available"]["fake"]["state"] == "stopped"
 
 
+@LONG
 @pytest.mark.process
 @pytest.mark.timeout(180)
 def test_a_killed_site_takes_its_processes_along(site: Callable[..., Site]) -> None:

@@ -2,11 +2,21 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.router.live import Site, live_site
 from tests.router.ollama_live import FakeOllamaServer, ollama_in
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One of several workers takes all tests of the whole site, and starts it once."""
+    for item in items:
+        is_here = Path(__file__).parent in item.path.parents
+        if is_here and "running_site" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("live site"))
 
 
 @pytest.fixture(scope="session")

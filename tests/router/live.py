@@ -50,7 +50,9 @@ class FakeEngine:
 
     port: int
     process: subprocess.Popen[bytes] = field(init=False)
-    client: httpx.Client = field(default_factory=lambda: httpx.Client(trust_env=False, timeout=10))
+    client: httpx.Client = field(
+        default_factory=lambda: httpx.Client(trust_env=False, verify=False, timeout=10)
+    )
 
     @property
     def endpoint(self) -> str:
@@ -118,7 +120,7 @@ class Site:
         return self.url.replace("http", "ws", 1) + "/ws/chat/"
 
     def answers(self) -> bool:
-        return httpx.get(f"{self.url}/v1/models", trust_env=False).status_code == 401
+        return httpx.get(f"{self.url}/v1/models", trust_env=False, verify=False).status_code == 401
 
     def log(self) -> str:
         return (self.home / "web.log").read_text(errors="replace")

@@ -48,7 +48,9 @@ class FakeOllamaServer:
 
     endpoint: str
     process: subprocess.Popen[bytes]
-    client: httpx.Client = field(default_factory=lambda: httpx.Client(trust_env=False, timeout=10))
+    client: httpx.Client = field(
+        default_factory=lambda: httpx.Client(trust_env=False, verify=False, timeout=10)
+    )
 
     def state(self) -> dict[str, Any]:
         answer: dict[str, Any] = self.client.get(f"{self.endpoint}/_fake/state").json()

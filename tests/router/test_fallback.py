@@ -12,7 +12,7 @@ import pytest
 from tests.backends.faults.table import fault
 from tests.router.live import MODEL, FakeEngine, Site, fake_engine, live_site, wait_until
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.xdist_group("fallback")]
 
 FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
 PARIS = "The capital of France is Paris."
@@ -57,7 +57,9 @@ def site(running: Site, cloud: FakeEngine) -> Iterator[Site]:
 
 
 def post(site: Site, path: str, role: str, *, stream: bool = False) -> httpx.Response:
-    with httpx.Client(base_url=site.url, headers=site.auth, trust_env=False, timeout=30) as client:
+    with httpx.Client(
+        base_url=site.url, headers=site.auth, trust_env=False, verify=False, timeout=30
+    ) as client:
         body = {"model": f"role:{role}", "messages": FRANCE, "stream": stream}
         return client.post(path, json=body)
 
@@ -93,6 +95,10 @@ def events(response: httpx.Response) -> list[dict[str, Any]]:
         ("/v1/chat/completions", True, "status=503"),
         ("/v1/chat/completions", False, "status=429"),
         ("/v1/chat/completions", True, "status=500"),
+        # It has said who speaks, and then nothing.
+        ("/v1/chat/completions", True, "error-after=0"),
+        ("/v1/chat/completions", True, "cut-after=0"),
+        ("/v1/chat/completions", True, "silent-after=0"),
     ],
 )
 def test_what_fails_before_its_first_token_is_answered_by_the_next(
@@ -105,6 +111,16 @@ def test_what_fails_before_its_first_token_is_answered_by_the_next(
     assert PARIS.startswith(text(response))
     assert text(response)
     assert cloud.state()["started"] == before + 1
+
+
+def test_the_start_of_an_answer_says_who_gives_it_and_who_was_asked_before(site: Site) -> None:
+    assert events(post(site, "/api/chat", "both", stream=True))[0]["entry"] == "here"
+    with failing(site.engine, "status=500"):
+        start = events(post(site, "/api/chat", "both", stream=True))[0]
+    assert (start["type"], start["entry"]) == ("start", "there")
+    (tried,) = start["tried"]
+    assert (tried["entry"], tried["provider"]) == ("here", "vllm")
+    assert tried["message"].endswith(".")
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from websockets.sync.client import connect
 
 from tests.backends.faults.table import fault
 from tests.fakes.cloud import WORDS
@@ -34,6 +35,11 @@ for name, settings in accounts.items():
 role, _ = Role.objects.get_or_create(name="clouds")
 for place, name in enumerate(accounts):
     RoleLink.objects.get_or_create(role=role, entry_id="cloud." + name, defaults={"position": place})
+"""
+MODE = """
+from accounts.actors import Actor
+from router.services import deployment_import
+deployment_import(actor=Actor.system(), data=%r)
 """
 #: The site is other tests' as well.
 CLEAN_UP = """
@@ -105,6 +111,95 @@ def clouds(set_up: Clouds) -> Clouds:
     set_up.runpod.behave()
     set_up.hf.behave()
     return set_up
+
+
+@pytest.fixture
+def server_mode(clouds: Clouds) -> Iterator[Clouds]:
+    """The site as ``etc/deployment.json`` has it where nothing runs on this machine."""
+    account = {
+        "apiKey": KEY,
+        "endpoints": {"default": "demo"},
+        "mode": "queue",
+        "apiUrl": f"{clouds.runpod.url}/v2",
+        "pollMin": 0.02,
+        "pollMax": 0.05,
+    }
+    file = {
+        "version": "1.0.0",
+        "mode": "server",
+        "server": {"provider": "runpod", "runpod": account},
+    }
+    clouds.site.manage(MODE % file)
+    yield clouds
+    clouds.site.manage(MODE % {**file, "mode": "local"})
+
+
+def test_in_server_mode_the_server_answers_for_local_models_on_every_surface(
+    server_mode: Clouds,
+) -> None:
+    clouds = server_mode
+    with httpx.Client(
+        base_url=clouds.site.url, trust_env=False, timeout=30, headers=clouds.site.auth
+    ) as client:
+        assert client.get("/api/llm-backend/status").json()["deployment_mode"] == "server"
+        before = clouds.site.engine.state()["started"]
+        jobs = clouds.runpod.state()["submitted"]
+        # A role, a model of the registry, and whatever is active: all name a local provider, or none.
+        for asked in ({"role": "persona"}, {"model": "default.coder"}, {}):
+            answer = client.post("/api/chat", json={"messages": FRANCE, **asked}).json()
+            assert (answer["content"], answer["provider"], answer["backend"]) == (
+                TEXT,
+                "runpod",
+                None,
+            )
+        for stream in (False, True):
+            body = {"model": "role:persona", "messages": FRANCE, "stream": stream}
+            whole = client.post("/v1/chat/completions", json=body)
+            choices = [whole.json()] if not stream else events(whole)
+            said = [row["choices"][0].get("message" if not stream else "delta") for row in choices]
+            assert "".join(message.get("content") or "" for message in said) == TEXT
+            ollama = client.post("/ollama/api/chat", json={**body, "stream": False}).json()
+            assert ollama["message"]["content"] == TEXT
+        with connect(
+            clouds.site.websocket, additional_headers=clouds.site.auth, proxy=None
+        ) as socket:
+            socket.send(
+                json.dumps({"type": "chat", "id": "a", "role": "persona", "messages": FRANCE})
+            )
+            frames = [json.loads(socket.recv(20))]
+            while frames[-1]["type"] not in {"done", "error"}:
+                frames.append(json.loads(socket.recv(20)))
+        assert "".join(frame.get("content", "") for frame in frames) == TEXT
+        assert clouds.runpod.state()["submitted"] == jobs + 8
+        # A cloud model stays where it is, and nobody has asked the local engine.
+        answer = clouds.ask("cloud.huggingface").json()
+        assert (answer["content"], answer["provider"]) == (TEXT, "huggingface")
+        assert clouds.runpod.state()["submitted"] == jobs + 8
+        assert clouds.site.engine.state()["started"] == before
+
+
+def test_in_server_mode_a_server_that_fails_is_an_error_and_not_the_local_engine(
+    server_mode: Clouds,
+) -> None:
+    clouds = server_mode
+    before = clouds.site.engine.state()["started"]
+    clouds.runpod.behave("fail=out of memory")
+    response = clouds.ask("role:persona", "/v1/chat/completions")
+    assert (response.status_code, response.json()["error"]["code"]) == (502, "job_failed")
+    assert clouds.site.engine.state()["started"] == before
+
+
+def test_a_model_whose_provider_constrains_nothing_is_told_the_format_over_v1_too(
+    clouds: Clouds,
+) -> None:
+    wanted = {"type": "json_object"}
+    jobs = len(clouds.runpod.state()["jobs"])
+    response = clouds.ask("cloud.runpod", "/v1/chat/completions", response_format=wanted)
+    assert (response.status_code, response.json()["error"]["code"]) == (502, "format_not_followed")
+    sent = [job["input"]["messages"] for job in clouds.runpod.state()["jobs"][jobs:]]
+    assert [messages[0]["role"] for messages in sent] == ["system", "system"]
+    assert "JSON object" in sent[0][0]["content"]
+    assert "does not have the format" in sent[1][-1]["content"]
 
 
 def test_a_cold_start_is_told_to_the_client_and_then_answered(clouds: Clouds) -> None:

@@ -28,7 +28,9 @@ def ask(path: str, **more: Any) -> dict[str, Any]:
 
 
 def post(site: Site, path: str, body: Any = None, **more: Any) -> httpx.Response:
-    with httpx.Client(base_url=site.url, headers=site.auth, trust_env=False, timeout=30) as client:
+    with httpx.Client(
+        base_url=site.url, headers=site.auth, trust_env=False, verify=False, timeout=30
+    ) as client:
         return client.post(path, **({"json": body} if body is not None else {}), **more)
 
 
@@ -154,7 +156,9 @@ def test_a_client_that_leaves_stops_the_engine(
     """While tokens flow, and before the first one; streamed and not."""
     site.engine.behave(*filter(None, [habit]), token_delay=0.02, tokens=1000)
     before = site.engine.state()["aborted"]
-    with httpx.Client(base_url=site.url, headers=site.auth, trust_env=False) as client:
+    with httpx.Client(
+        base_url=site.url, headers=site.auth, trust_env=False, verify=False
+    ) as client:
         request = client.build_request("POST", path, json=ask(path, stream=stream))
         leaving = socket.create_connection((request.url.host, request.url.port or 80))
         head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
@@ -170,7 +174,7 @@ def test_no_database_connection_is_held_per_stream(site: Site) -> None:
     """However many there are: only the few threads that answer all requests keep theirs."""
     site.engine.behave(token_delay=0.02, tokens=1000)
     with (
-        httpx.Client(base_url=site.url, headers=site.auth, trust_env=False) as client,
+        httpx.Client(base_url=site.url, headers=site.auth, trust_env=False, verify=False) as client,
         contextlib.ExitStack() as streams,
     ):
         for path in SURFACES[:2] * (2 * database.THREADS):
@@ -216,13 +220,17 @@ def test_a_revoked_token_is_refused_by_the_next_request(site: Site) -> None:
 
 def asked_with(site: Site, auth: dict[str, str]) -> int:
     path = "/v1/chat/completions"
-    return httpx.post(site.url + path, headers=auth, json=ask(path), trust_env=False).status_code
+    return httpx.post(
+        site.url + path, headers=auth, json=ask(path), trust_env=False, verify=False
+    ).status_code
 
 
 def test_requests_are_cut_when_their_backend_is_stopped(site: Site) -> None:
     site.engine.behave(token_delay=0.02, tokens=1000)
     broker = redis.Redis(unix_socket_path=str(site.home / "run" / "broker.sock"))
-    with httpx.Client(base_url=site.url, headers=site.auth, trust_env=False) as client:
+    with httpx.Client(
+        base_url=site.url, headers=site.auth, trust_env=False, verify=False
+    ) as client:
         body = ask("/api/chat", stream=True)
         with client.stream("POST", "/api/chat", json=body, timeout=10) as response:
             lines = response.iter_lines()
@@ -253,7 +261,9 @@ def test_an_engine_that_dies_is_told_and_a_new_one_is_used(site: Site) -> None:
 
 def test_a_slow_client_holds_the_engine_back_and_nothing_else(site: Site) -> None:
     site.engine.behave(tokens=2000)
-    with httpx.Client(base_url=site.url, headers=site.auth, trust_env=False) as client:
+    with httpx.Client(
+        base_url=site.url, headers=site.auth, trust_env=False, verify=False
+    ) as client:
         body = ask("/v1", stream=True)
         with client.stream("POST", "/v1/chat/completions", json=body, timeout=30):
             answer = post(site, "/v1/chat/completions", ask("/v1", max_tokens=3)).json()
@@ -268,6 +278,7 @@ def test_bad_requests_are_told_what_is_wrong(site: Site, path: str) -> None:
         ({"content": b'{"a": NaN}'}, 400, "invalid_json"),
         ({"content": b"\xff"}, 400, "invalid_json"),
         ({"content": b"[" * 100_000}, 400, "invalid_json"),
+        ({"content": json.dumps(ask(path, user="\ud83d")).encode()}, 400, "invalid_text"),
         ({"data": {"a": "b"}}, 400, "unsupported_content_type"),
         ({"json": {}}, 400, "missing_field"),
         ({"json": ask(path, model="gpt-9")}, 404, "model_not_found"),
@@ -299,7 +310,9 @@ def test_too_long_a_prompt_is_explained(site: Site) -> None:
     "path", ["/api/chat", "/v1/chat/completions", "/v1/models", "/v1/completions"]
 )
 def test_wrong_methods_and_unknown_paths_are_json(site: Site, path: str) -> None:
-    with httpx.Client(base_url=site.url, headers=site.auth, trust_env=False) as client:
+    with httpx.Client(
+        base_url=site.url, headers=site.auth, trust_env=False, verify=False
+    ) as client:
         response = client.delete(path)
         assert response.status_code == 405
         assert response.headers["allow"] == ("GET" if path == "/v1/models" else "POST")
@@ -322,6 +335,7 @@ def test_strangers_get_401_and_guests_403(site: Site, path: str) -> None:
             headers=headers,
             content=b"{" if method == "POST" else None,
             trust_env=False,
+            verify=False,
         )
         assert response.status_code == status
         assert set(response.json()["error"]) == {"message", "type", "code", "param", "request_id"}

@@ -60,6 +60,11 @@ async def test_several_chats_share_a_socket(site: Site, socket: ClientConnection
     assert len(requests) == 3
 
 
+async def test_a_ping_is_answered_while_nothing_else_is_said(socket: ClientConnection) -> None:
+    await send(socket, type="ping")
+    assert await receive(socket) == {"type": "pong"}
+
+
 async def test_a_cancelled_chat_stops_in_the_engine_and_the_others_go_on(
     site: Site, socket: ClientConnection
 ) -> None:
@@ -141,6 +146,7 @@ async def test_an_engine_that_breaks_off_ends_the_chat_with_an_error(
         ("{", "invalid_json"),
         ({"type": "dance", "id": "a"}, "unknown_type"),
         ({"type": ["chat"]}, "unknown_type"),
+        ({"type": "chat", "id": "\ud83d", "messages": FRANCE}, "invalid_text"),
         ({"type": "chat", "messages": FRANCE}, "missing_field"),
         ({"type": "chat", "id": "a"}, "missing_field"),
         ({"type": "chat", "id": "", "messages": FRANCE}, "invalid_request"),

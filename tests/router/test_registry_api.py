@@ -14,6 +14,7 @@ from router.errors import ProviderRefused
 from router.models import Deployment, ModelEntry, ProviderAccount, Role, UserModelEntry, UserRole
 from router.providers.openai import OpenAI
 from router.registry_reads import registry
+from tests.backends.faults.table import fault
 
 pytestmark = pytest.mark.django_db
 KEY = "sk-never-to-be-seen-1234567890"
@@ -170,6 +171,45 @@ def test_a_users_model_may_not_spend_what_the_site_does_not_offer(boss: Api, sta
     assert stan.ask("POST", "/api/models", dear)[0] == 201
 
 
+PINNED = [({"numCtx": 4096}, "options.numCtx"), ({"keepAlive": "0"}, "options.keepAlive")]
+
+
+@fault(30)
+@pytest.mark.parametrize(("options", "param"), PINNED)
+def test_what_a_model_is_loaded_with_is_not_a_users_to_say(
+    boss: Api, stan: Api, options: dict[str, Any], param: str
+) -> None:
+    model = {"provider": "active", "options": {"temperature": 0, **options}}
+    stan.ask("POST", "/api/models", {"id": "own", "provider": "active"})
+    for method, path, body in (
+        ("POST", "/api/models", {"id": "a", **model}),
+        ("PATCH", "/api/models/own", {"options": options}),
+        ("PUT", "/api/roles/persona", {"chain": ["own"], "options": options}),
+    ):
+        status, said = stan.ask(method, path, body)
+        error = said["error"]
+        assert (status, error["code"], error["param"]) == (403, "option_not_allowed", param)
+        assert "ask an owner" in error["message"]
+    assert Event.objects.filter(event="permission.refused").count() == 3
+    # Neither of an owner's, where it is for them alone.
+    assert boss.ask("POST", "/api/models?scope=mine", {"id": "a", **model})[0] == 403
+    assert boss.ask("POST", "/api/models", {"id": "a", **model})[0] == 201
+
+
+@fault(30)
+def test_a_users_model_that_says_what_it_is_loaded_with_from_before_can_be_changed(
+    stan: Api, standard: User
+) -> None:
+    options = {"num_ctx": 4096, "seed": 1}
+    row = UserModelEntry.objects.create(
+        user=standard, entry_id="own", provider="active", options=options
+    )
+    assert stan.ask("GET", "/api/models/own")[1]["options"] == {"seed": 1}
+    assert stan.ask("PATCH", "/api/models/own", {"description": "Mine."})[0] == 200
+    row.refresh_from_db()
+    assert row.options == {"seed": 1}
+
+
 def test_a_user_has_a_limited_number_of_models(stan: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("router.services.entries.OWN_MAX", 1)
     assert stan.ask("POST", "/api/models", {"id": "a", "provider": "active"})[0] == 201
@@ -248,6 +288,20 @@ def test_an_owner_can_save_without_a_check_and_is_told(boss: Api, asked: dict[st
     status, tried = boss.ask("POST", "/api/providers/openrouter/check")
     assert (status, tried["check"]["good"]) == (200, False)
     assert "Nobody answers." in tried["check"]["message"]
+
+
+def test_credentials_can_be_tried_without_being_saved(boss: Api, asked: dict[str, Any]) -> None:
+    status, tried = boss.ask("POST", "/api/providers", {**ACCOUNT, "save": False})
+    assert (status, tried["check"]["message"]) == (200, "The key works.")
+    assert not ProviderAccount.objects.exists()
+    boss.ask("POST", "/api/providers", ACCOUNT)
+    before = ProviderAccount.objects.get()
+    change = {"settings": {"maxTokensField": "max_tokens"}, "save": False}
+    status, tried = boss.ask("PATCH", "/api/providers/openrouter", change)
+    assert (status, tried["settings"]["maxTokensField"]) == (200, "max_tokens")
+    after = ProviderAccount.objects.get()
+    assert (after.settings, after.updated_at) == (before.settings, before.updated_at)
+    assert asked["keys"] == [KEY] * 3
 
 
 def test_what_cannot_be_tried_is_not_called_good(boss: Api, asked: dict[str, Any]) -> None:

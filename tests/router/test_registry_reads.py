@@ -17,6 +17,7 @@ from router.models import (
 )
 from router.registry_reads import provider_account, registry, registry_part
 from router.resolution import Registry
+from tests.backends.faults.table import fault
 
 pytestmark = pytest.mark.django_db
 ROLE = "persona"
@@ -48,6 +49,28 @@ def test_a_role_has_options_and_a_context_policy_of_its_own() -> None:
     assert whole.role_options == {ROLE: {"max_tokens": 5}}
     assert whole.role_context == {ROLE: "trim"}
     assert whole.roles["coder"] == []
+
+
+@fault(30)
+def test_what_a_model_is_loaded_with_is_read_over_in_a_users_own(standard: User) -> None:
+    options = {"num_ctx": 4096, "keep_alive": "0", "seed": 1}
+    for entry_id in ("one", "three"):
+        UserModelEntry.objects.create(
+            user=standard, entry_id=entry_id, provider="active", options=options
+        )
+    _own_role(standard, ["one", "three"], options=options)
+    ModelEntry.objects.filter(pk="two").update(options=options)
+    for found in (
+        registry(standard),
+        registry_part(role=ROLE, user=standard),
+        registry_part(model="one", user=standard),
+        registry_part(model="three", user=standard),
+    ):
+        assert found.entries
+        assert all(e.options == {"seed": 1} for i, e in found.entries.items() if i != "two")
+        assert found.role_options.get(ROLE, {"seed": 1}) == {"seed": 1}
+    # The site's say it as they please.
+    assert registry(standard).entries["two"].options == options
 
 
 def test_a_users_role_wins_for_them_and_for_nobody_else(standard: User, owner: User) -> None:

@@ -134,6 +134,26 @@ def written(*events: dict[str, Any]) -> list[Any]:
     return found
 
 
+@pytest.mark.parametrize("odd", [{}, [], {"a": 1}, 5, None, True])
+def test_a_kind_that_is_no_text_is_refused_by_its_place(odd: Any) -> None:
+    with pytest.raises(MhError) as caught:
+        fields([{"role": "user", "content": [{"type": odd, "text": "x"}]}])
+    assert (caught.value.status, caught.value.param) == (400, "input[0].content[0]")
+    image = {
+        "type": "input_image",
+        "image_url": "data:image/png;base64,iVBORw0KGgo=",
+        "detail": odd,
+    }
+    part = fields([{"role": "user", "content": [image]}])["messages"][0]["content"][0]
+    assert "detail" not in part["image_url"]
+
+
+def test_thoughts_alone_are_nothing_to_answer() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        chat_fields(asked([{"type": "reasoning", "summary": []}]))
+    assert (caught.value.code, caught.value.param) == ("nothing_to_answer", "input")
+
+
 def test_a_stream_has_every_event_in_its_order() -> None:
     found = written(
         START,

@@ -28,7 +28,9 @@ print(json.dumps({"rows": list(rows), "total": sum(totals)}))
 
 
 def client_of(site: Site) -> httpx.Client:
-    return httpx.Client(base_url=site.url, headers=site.auth, trust_env=False, timeout=60)
+    return httpx.Client(
+        base_url=site.url, headers=site.auth, trust_env=False, verify=False, timeout=60
+    )
 
 
 def written(site: Site) -> dict[str, Any]:
@@ -128,8 +130,53 @@ def test_a_chat_that_is_cancelled_or_fails_is_recorded_so(site: Site) -> None:
             pass
         socket.send(json.dumps({"type": "cancel", "id": "a"}))
         row = recorded(site, "socket.1")
-    assert (row["outcome"], row["surface"], row["total_tokens"]) == ("cancelled", "websocket", None)
+    assert (row["outcome"], row["surface"], row["estimated"]) == ("cancelled", "websocket", True)
     site.engine.behave("cut-after=3")
     with client_of(site) as client:
         client.post("/api/chat", json=ASK, headers={"X-Request-ID": "cut"})
-    assert recorded(site, "cut")["outcome"] == "engine_stopped"
+    cut = recorded(site, "cut")
+    assert (cut["outcome"], cut["estimated"], cut["completion_tokens"]) == (
+        "engine_stopped",
+        True,
+        3,
+    )
+
+
+QUOTA = """
+from accounts.actors import Actor
+from router.usage import services
+services.quota_{what}(actor=Actor.system(), username="the-standard"{more})
+"""
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions", "/v1/completions"])
+def test_leaving_before_the_end_is_no_way_round_a_quota(site: Site, path: str) -> None:
+    site.engine.behave(token_delay=0.01, tokens=1000)
+    text = "word " * 400
+    said = (
+        {"prompt": text}
+        if "chat" not in path
+        else {"messages": [{"role": "user", "content": text}]}
+    )
+    name = {"X-Request-ID": f"left{path.replace('/', '-')}"}
+    with client_of(site) as client:
+        with client.stream("POST", path, json={**said, "stream": True}, headers=name) as answer:
+            lines = (line for line in answer.iter_lines() if line.startswith("data:"))
+            assert len([next(lines) for _ in range(20)]) == 20
+        row = recorded(site, name["X-Request-ID"])
+        assert (row["outcome"], row["estimated"]) == ("cancelled", True)
+        # The first line may say only who speaks, or who answers.
+        assert row["completion_tokens"] >= 19
+        assert 400 <= row["prompt_tokens"] <= 600
+        assert row["total_tokens"] == row["prompt_tokens"] + row["completion_tokens"]
+        site.manage(QUOTA.format(what="set", more=", tokens_per_day=400"))
+        try:
+            refused = wait_until(
+                lambda: (answer := client.post(path, json=said)).status_code == 429 and answer,
+                what="the refusal",
+            )
+        finally:
+            site.manage(QUOTA.format(what="delete", more=""))
+            site.engine.behave()
+            wait_until(lambda: client.post(path, json=said).status_code == 200, what="an answer")
+    assert refused.json()["error"]["code"] == "quota_exceeded"

@@ -50,10 +50,15 @@ class OllamaEngine(Engine):
         structured_output=True,
     )
     units: ClassVar[tuple[str, ...]] = ("ollama.service",)
+    install_command: ClassVar[str] = "curl -fsSL https://ollama.com/install.sh | sh"
 
     def detect(self) -> Detection:
         """Look for the program; its version is asked once."""
         return installation.detect()
+
+    def looked_for(self) -> tuple[str, ...]:
+        """Name the variable, the command on ``PATH`` and the usual places."""
+        return installation.looked_for()
 
     def models(self, options: OllamaOptions) -> list[ModelInfo]:
         """Read the models folder."""

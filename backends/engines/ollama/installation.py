@@ -49,6 +49,16 @@ def find() -> Path:
     return Path(found)
 
 
+def looked_for() -> tuple[str, ...]:
+    """Return where ``find`` looks, in words."""
+    named = os.environ.get(BINARY_VARIABLE)
+    return (
+        f"{BINARY_VARIABLE} in the environment: {named or 'not set'}",
+        f"the command ollama on PATH: {shutil.which('ollama') or 'not there'}",
+        *_usual_places(),
+    )
+
+
 def _named(binary: Path) -> Path:
     if not binary.is_file():
         raise EngineNotInstalled(f"{BINARY_VARIABLE} names {binary}, which does not exist.")

@@ -133,6 +133,8 @@ def read_metrics(text: str) -> Metrics:
         finished=_finished(samples),
         ttft_seconds=_mean(samples, "time_to_first_token_seconds"),
         inter_token_seconds=_mean(samples, "inter_token_latency_seconds"),
+        first_tokens_total=_sum(samples, "time_to_first_token_seconds_count"),
+        first_token_seconds_total=_sum(samples, "time_to_first_token_seconds_sum"),
     )
 
 

@@ -59,6 +59,10 @@ class VllmEngine(Engine):
         """Look for a Python that has vLLM."""
         return installation.detect()
 
+    def looked_for(self) -> tuple[str, ...]:
+        """Name the variable, mh's own place and the command on ``PATH``."""
+        return installation.looked_for()
+
     def models(self, options: VllmOptions) -> list[ModelInfo]:
         """List mh's own models, those in the site's folders and in the Hugging Face cache."""
         return inventory(command.model_places(options))

@@ -53,6 +53,16 @@ def find() -> Installation:
     return found
 
 
+def looked_for() -> tuple[str, ...]:
+    """Return where ``find`` looks, in words."""
+    named = os.environ.get(PYTHON_VARIABLE)
+    return (
+        f"{PYTHON_VARIABLE} in the environment: {named or 'not set'}",
+        f"what mh vllm install makes: {places.engines_folder()}/vllm-…",
+        f"the command vllm on PATH: {shutil.which('vllm') or 'not there'}",
+    )
+
+
 def _named(python: Path) -> Installation:
     if not python.is_file():
         raise NotFoundError(f"{PYTHON_VARIABLE} names {python}, which does not exist.")

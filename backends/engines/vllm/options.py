@@ -164,7 +164,7 @@ class VllmOptions(Options):
         le=1,
         title="GPU memory share",
         description="Share of each GPU's memory that the engine takes for weights and cache.",
-        json_schema_extra=facts("Memory"),
+        json_schema_extra=facts("Memory", step=0.01),
     )
     maxModelLen: MaxModelLen = Field(
         default=None,
@@ -231,7 +231,7 @@ class VllmOptions(Options):
         le=64,
         title="GPUs per model",
         description="GPUs that share the model. Must divide its number of attention heads.",
-        json_schema_extra=facts("Engine"),
+        json_schema_extra=facts("Engine", step=1, bound="gpus"),
     )
     pipelineParallelSize: int = Field(
         default=1,
@@ -240,7 +240,7 @@ class VllmOptions(Options):
         title="Pipeline stages",
         description="Groups of GPUs that each hold some of the layers, times GPUs per model. For several "
         "machines, or GPUs without a fast link.",
-        json_schema_extra=facts("Engine"),
+        json_schema_extra=facts("Engine", bound="gpus"),
     )
     distributedExecutorBackend: Executor | None = Field(
         default=None,

@@ -6,6 +6,7 @@ whoever runs it records that and undoes what was done.
 
 from backends.operations.steps import attached
 from backends.operations.steps.checking import preflight
+from backends.operations.steps.installing import install
 from backends.operations.steps.library import delete, download
 from backends.operations.steps.loading import load, undo_load, unload
 from backends.operations.steps.parking import finish_unload, release
@@ -23,6 +24,7 @@ __all__ = [
     "finish_stop",
     "finish_unload",
     "hold",
+    "install",
     "load",
     "preflight",
     "release",

@@ -8,15 +8,20 @@ from backends.engines import nvidia
 from backends.engines.nvidia import gpu_count
 
 
-def test_no_device_files_is_no_gpu_and_the_driver_is_not_asked(
+def fail() -> None:
+    raise pynvml.NVMLError_LibraryNotFound
+
+
+def test_no_driver_and_no_device_files_is_no_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pynvml, "nvmlInit", lambda: 1 / 0)
+    monkeypatch.setattr(pynvml, "nvmlInit", fail)
     assert gpu_count(tmp_path) == 0
 
 
-def test_the_driver_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "nvidiactl").touch()
+def test_the_driver_counts_also_where_it_has_no_device_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 2)
     monkeypatch.setattr(pynvml, "nvmlShutdown", lambda: None)
@@ -26,9 +31,6 @@ def test_the_driver_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_device_files_are_counted_when_the_driver_does_not_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail() -> None:
-        raise pynvml.NVMLError_LibraryNotFound
-
     monkeypatch.setattr(pynvml, "nvmlInit", fail)
     for name in ("nvidiactl", "nvidia0", "nvidia1", "nvidia-uvm"):
         (tmp_path / name).touch()

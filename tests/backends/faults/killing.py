@@ -92,6 +92,9 @@ KINDS: Final[dict[str, Kind]] = {
     OperationKind.SWITCH: Kind(True, lambda site, name: site.ask("switch", other(name))),
     OperationKind.PULL: Kind(True, lambda site, name: site.pull(name, MODEL)),
     OperationKind.DELETE: Kind(True, _delete),
+    OperationKind.INSTALL: Kind(
+        True, lambda site, name: site.post(f"/api/llm-backend/{name}/install")
+    ),
     OperationKind.CHANGE_MODEL: Kind(True, _change_model),
     OperationKind.APPLY: Kind(True, _apply, _tidy),
     OperationKind.UNLOAD: Kind(True, _unload, _tidy_idle),

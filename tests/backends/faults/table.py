@@ -7,6 +7,7 @@ import ast
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +25,7 @@ def fault(*numbers: int) -> pytest.MarkDecorator:
     return pytest.mark.fault(*numbers)
 
 
+@cache
 def tests_by_fault() -> dict[int, list[tuple[str, str]]]:
     """Return file (below ``tests``) and name of every marked test, by number."""
     found: dict[int, list[tuple[str, str]]] = defaultdict(list)

@@ -59,7 +59,7 @@ async def _switch(owner: httpx.AsyncClient, name: str) -> dict[str, Any]:
 @pytest.mark.engine
 def test_the_same_with_real_vllm_on_one_side(capsys: pytest.CaptureFixture[str]) -> None:
     with whole_site() as site:
-        site.configure("left", arguments="--engine-core --token-delay 0.02", drainSeconds=30)
+        site.configure("left", arguments="--engine-core --token-delay 0.05", drainSeconds=30)
         site.configure("vllm", model=DEMO_MODEL, port=free_port(), drainSeconds=60)
         assert site.ask("start", "left", wait=60)["state"] == "succeeded"
         report = asyncio.run(under_load(site, ("vllm", "left"), 2 * VLLM_SWITCHES))
@@ -75,8 +75,8 @@ def test_the_same_with_real_vllm_on_one_side(capsys: pytest.CaptureFixture[str])
 def test_fifty_switches_under_32_clients_fail_nobody(capsys: pytest.CaptureFixture[str]) -> None:
     with whole_site() as site:
         for name in BACKENDS:
-            # An answer takes a third of a second; one that is cut off would be seen.
-            site.configure(name, arguments="--engine-core --token-delay 0.02", drainSeconds=30)
+            # An answer takes most of a second: every client is always in one, and would see it cut off.
+            site.configure(name, arguments="--engine-core --token-delay 0.05", drainSeconds=30)
         assert site.ask("start", "left", wait=60)["state"] == "succeeded"
         report = asyncio.run(under_load(site, ("right", "left"), SWITCHES))
         with capsys.disabled():

@@ -103,7 +103,7 @@ class WholeSite:
                 stderr=subprocess.STDOUT,
             )
         self.url = ""
-        self.client = httpx.Client(timeout=90, trust_env=False)
+        self.client = httpx.Client(timeout=90, trust_env=False, verify=False)
 
     def up(self) -> None:
         """Wait until it answers, and sign in."""
@@ -181,7 +181,7 @@ class WholeSite:
         body = {"messages": [{"role": "user", "content": "hi"}], **more}
         headers = {"X-CSRFToken": self.client.headers["X-CSRFToken"]}
         cookies = dict(self.client.cookies)
-        with httpx.Client(timeout=60, trust_env=False, cookies=cookies) as client:
+        with httpx.Client(timeout=60, trust_env=False, verify=False, cookies=cookies) as client:
             return client.post(f"{self.url}/api/chat", json=body, headers=headers)
 
     def events(self, **filters: str) -> list[dict[str, Any]]:
@@ -307,7 +307,9 @@ class WholeSite:
             ]
         if said["state"] != "ready":
             return []
-        health = httpx.get(f"http://127.0.0.1:{self.ports[name]}/health", trust_env=False)
+        health = httpx.get(
+            f"http://127.0.0.1:{self.ports[name]}/health", trust_env=False, verify=False
+        )
         return [] if health.status_code == 200 else [f"{name} answers {health.status_code}"]
 
 
@@ -336,3 +338,4 @@ def _keep_logs(home: Path) -> None:
     shutil.rmtree(kept, ignore_errors=True)
     with contextlib.suppress(OSError):
         shutil.copytree(home / "logs", kept, ignore_dangling_symlinks=True)
+        shutil.copy(home / "up.out", kept)

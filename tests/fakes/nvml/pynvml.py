@@ -11,14 +11,18 @@ it is a machine without a driver.
 The file::
 
     {"gpus": [{"name": "Fake H200", "uuid": "GPU-0", "total": 150_000_000_000, "driver": 0,
-               "utilization": 50, "errors": {"nvmlDeviceGetUUID": 3}, "lost": false}, …],
+               "utilization": 50, "power": 310.5, "power_limit": 700, "temperature": 61,
+               "errors": {"nvmlDeviceGetUUID": 3}, "lost": false}, …],
      "uses": [{"backend": "fake", "command": "EngineCore", "gpu": 0, "memory": 8_000_000_000}, …],
      "release_seconds": 0,
      "errors": {"nvmlInit": 9}}
 
 ``gpus``
     One entry each; everything has a default. ``driver``: bytes in use that are nobody's. ``errors``: an NVML
-    error code by the name of the function that fails for this GPU. ``lost``: it fell off the bus.
+    error code by the name of the function that fails for this GPU. ``lost``: it fell off the bus. ``power``
+    and ``power_limit`` are watts, which NVML gives in milliwatts; null: this card does not measure it (error 3).
+    ``utilization``, ``power`` and ``temperature`` may be ``{"from": 20, "to": 90, "seconds": 60}``: there and back
+    again in so many seconds, as a card that works does.
 ``uses``
     Which living processes hold memory: those whose environment has ``MH_INSTANCE=<backend>/…`` (left out:
     any) and whose command line contains ``command`` (left out: any; no keeper is ever meant). ``memory``
@@ -41,6 +45,7 @@ import contextlib
 import importlib.machinery
 import importlib.util
 import json
+import math
 import os
 import sys
 import time
@@ -134,8 +139,45 @@ def nvmlDeviceGetUUID(handle: int) -> str:  # noqa: N802
 
 
 def nvmlDeviceGetUtilizationRates(handle: int) -> SimpleNamespace:  # noqa: N802
-    rate = _fact("nvmlDeviceGetUtilizationRates", handle, "utilization", 0)
+    rate = round(_now(_fact("nvmlDeviceGetUtilizationRates", handle, "utilization", 0)))
     return SimpleNamespace(gpu=rate, memory=rate)
+
+
+def _now(said: Any) -> float:
+    """Return a number, or where one that moves is by now."""
+    if not isinstance(said, dict):
+        return float(said)
+    part = (1 - math.cos(2 * math.pi * time.time() / said["seconds"])) / 2
+    return float(said["from"] + part * (said["to"] - said["from"]))
+
+
+def _milliwatts(function: str, handle: int, name: str, default: float) -> int:
+    watts = _fact(function, handle, name, default)
+    if watts is None:
+        raise NVMLError(_REAL.NVML_ERROR_NOT_SUPPORTED)
+    return round(_now(watts) * 1000)
+
+
+def nvmlDeviceGetPowerUsage(handle: int) -> int:  # noqa: N802
+    return _milliwatts("nvmlDeviceGetPowerUsage", handle, "power", 60)
+
+
+def nvmlDeviceGetEnforcedPowerLimit(handle: int) -> int:  # noqa: N802
+    return _milliwatts("nvmlDeviceGetEnforcedPowerLimit", handle, "power_limit", 700)
+
+
+def nvmlDeviceGetTemperatureV(handle: int, sensor: int) -> int:  # noqa: N802
+    return _degrees("nvmlDeviceGetTemperatureV", handle, sensor)
+
+
+def nvmlDeviceGetTemperature(handle: int, sensor: int) -> int:  # noqa: N802
+    return _degrees("nvmlDeviceGetTemperature", handle, sensor)
+
+
+def _degrees(function: str, handle: int, sensor: int) -> int:
+    if sensor != _REAL.NVML_TEMPERATURE_GPU:
+        raise NVMLError(_REAL.NVML_ERROR_INVALID_ARGUMENT)
+    return round(_now(_fact(function, handle, "temperature", 35)))
 
 
 def nvmlDeviceGetMemoryInfo(handle: int, version: int | None = None) -> SimpleNamespace:  # noqa: N802

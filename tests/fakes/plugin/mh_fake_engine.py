@@ -14,9 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-import httpx
 from pydantic import Field
 
+from backends.engines import common
 from backends.engines.base import (
     Capabilities,
     Detection,
@@ -92,8 +92,7 @@ class FakeEngine(Engine):
 
     def _get(self, target, path, timeout):
         headers = {"Authorization": f"Bearer {target.api_key}"} if target.api_key else {}
-        with httpx.Client(trust_env=False, timeout=timeout) as client:
-            return client.get(target.endpoint + path, headers=headers)
+        return common.client().get(target.endpoint + path, headers=headers, timeout=timeout)
 
     def is_ready(self, target, *, timeout):
         if self._get(target, "/health", timeout).status_code != 200:
@@ -118,13 +117,13 @@ class FakeEngine(Engine):
         }
         headers = {"Authorization": f"Bearer {target.api_key}"} if target.api_key else {}
         url = target.endpoint + "/v1/chat/completions"
-        answer = httpx.post(url, json=body, headers=headers, timeout=timeout, trust_env=False)
+        answer = common.client().post(url, json=body, headers=headers, timeout=timeout)
         answer.raise_for_status()
 
     def _behave(self, target, *behaviour):
         url = target.endpoint + "/_fake/behaviour"
-        with httpx.Client(trust_env=False, timeout=5) as client:
-            client.post(url, json={"behaviour": behaviour}).raise_for_status()
+        body = {"behaviour": behaviour}
+        common.client().post(url, json=body, timeout=5).raise_for_status()
 
     def park(self, target, *, timeout):
         """Answer nothing, as an engine asleep. Tests say that it can: ``FakeEngine.capabilities``."""

@@ -54,6 +54,11 @@ class _Library(FakeEngine):
             time.sleep(0.02)
         self._pulled(model).touch()
 
+    def install(self, report):
+        for part in range(4):
+            report(part / 4, "installing")
+            time.sleep(0.02)
+
     def delete(self, target, model, *, timeout, options=None):
         try:
             self._pulled(model).unlink()

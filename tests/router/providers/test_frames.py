@@ -58,23 +58,27 @@ async def test_poured_they_are_the_same(size: int, patient: bool) -> None:
     assert await poured(Frames(Response(body, size)), [], patient=patient) == body
 
 
+async def iterated(frames: Frames, found: list[bytes]) -> None:
+    async for frame in frames:
+        found.append(frame)  # noqa: PERF401 - what came before an error counts
+
+
 @pytest.mark.parametrize("how", ["iterated", "poured"])
 @pytest.mark.parametrize("end", [ERROR, b"", TOKEN[:9]])
 async def test_what_breaks_off_is_an_error_after_whole_frames(how: str, end: bytes) -> None:
     found: list[bytes] = []
     frames: Any = Frames(Response(TOKEN + end, len(TOKEN)))
+    taken = poured(frames, found, patient=True) if how == "poured" else iterated(frames, found)
     with pytest.raises(MhError):
-        if how == "poured":
-            await poured(frames, found, patient=True)
-        else:
-            async for frame in frames:
-                found.append(frame)  # noqa: PERF401 - what came before the error counts
+        await taken
     assert b"".join(found) == TOKEN
 
 
 @pytest.mark.parametrize("size", [1, len(TOKEN), 2 * len(TOKEN)])
 async def test_plain_frames_go_their_own_way_and_all_others_do_not(size: int) -> None:
-    counted = b'data: {"choices":[{"delta":{},"finish_reason":null}],"usage":{"total_tokens":1}}\n\n'
+    counted = (
+        b'data: {"choices":[{"delta":{},"finish_reason":null}],"usage":{"total_tokens":1}}\n\n'
+    )
     plain: list[bytes] = []
     seen: list[bytes] = []
 

@@ -9,7 +9,7 @@ from accounts.errors import MhError
 from router.errors import EngineStopped, UpstreamGarbled
 from router.providers import openai_stream
 from router.providers.base import Delta, Finished
-from router.providers.openai_stream import ChatReader, Relay
+from router.providers.openai_stream import ChatReader, Relay, says_nothing
 
 DONE = b"data: [DONE]\n\n"
 ERROR = {
@@ -232,3 +232,30 @@ def test_a_frame_that_only_looks_like_the_others_is_parsed() -> None:
     reader.feed(f"data: {head}a{tail}\n\n".encode())
     two = f'{head}b"}},"finish_reason":"stop"}}],"x":[{{"delta":{{"content":"{tail}'
     assert [delta["content"] for delta in reader.feed(f"data: {two}\n\n".encode())] == ["b"]
+
+
+ROLE = b'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n'
+SAYS = b'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":"Hi"},"finish_reason":null}]}\n\n'
+ENDS = b'data: {"choices":[{"index":0,"delta":{"role":"assistant"},"finish_reason":"stop"}]}\n\n'
+
+
+@pytest.mark.parametrize(
+    ("frames", "nothing"),
+    [
+        (ROLE, True),
+        (ROLE + ROLE, True),
+        (b": keep-alive\n\n", True),
+        (b": keep-alive\n\n" + ROLE.replace(b"\n\n", b"\r\n\r\n"), True),
+        (ROLE.replace(b'""', b"null"), True),
+        (SAYS, False),
+        (ROLE + SAYS, False),
+        (ROLE + ENDS, False),
+        (b": keep-alive\n\n" + SAYS, False),
+        (SAYS.replace(b'"role":"assistant",', b""), False),
+        (b'data: {"role"}\n\n', False),
+        (b'data: {"role": 1}\n\n', False),
+        (b"data: [DONE]\n\n", False),
+    ],
+)
+def test_who_speaks_is_no_piece_of_an_answer(frames: bytes, nothing: bool) -> None:
+    assert says_nothing(frames) is nothing

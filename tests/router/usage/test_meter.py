@@ -68,6 +68,30 @@ def test_how_it_ended_is_seen_from_what_leaves(
     assert records[0].total_tokens is None
 
 
+def test_what_came_of_an_answer_without_an_end_is_counted(records: list[Record]) -> None:
+    for characters, made in ((10, 5), (100, 25)):
+        measured = Meter(
+            actor=ACTOR, kind="chat", begin=time.perf_counter(), prompt=lambda: 4 * 100
+        )
+        with measured:
+            measured.pieces, measured.characters = 5, characters
+        record = records.pop()
+        assert (record.prompt_tokens, record.completion_tokens) == (100, made)
+        assert (record.total_tokens, record.estimated) == (100 + made, True)
+
+
+def test_what_the_engine_counted_is_never_estimated(records: list[Record]) -> None:
+    with meter() as measured:
+        measured.pieces = 50
+        measured.tokens(TOKENS)
+    with meter():
+        pass
+    assert [(record.total_tokens, record.estimated) for record in records] == [
+        (7, False),
+        (None, False),
+    ]
+
+
 def test_a_client_that_goes_after_the_end_has_not_cancelled(records: list[Record]) -> None:
     measured = meter()
     measured.done()

@@ -123,7 +123,7 @@ class Pool:
                 [sys.executable, str(FAKE), "serve"], env=environment | variables, stderr=output
             )
         base = f"http://127.0.0.1:{port}"
-        client = httpx.Client(base_url=base, trust_env=False, timeout=TIMEOUT)
+        client = httpx.Client(base_url=base, trust_env=False, verify=False, timeout=TIMEOUT)
         self._all.append(server := Server(process, client, store, log))
         until(lambda: b"Listening on" in log.read_bytes() or process.poll() is not None)
         return server

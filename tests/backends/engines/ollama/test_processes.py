@@ -52,7 +52,7 @@ class Kept:
         method = "POST" if body else "GET"
         url = self.launch.endpoint + path
         return httpx.request(
-            method, url, json=body or None, timeout=TIMEOUT, trust_env=False
+            method, url, json=body or None, timeout=TIMEOUT, trust_env=False, verify=False
         ).json()
 
     def runners(self) -> list[int]:

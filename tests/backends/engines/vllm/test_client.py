@@ -190,6 +190,10 @@ def test_recorded_metrics_are_read(serve) -> None:
     assert found.ttft_seconds is not None
     assert 0 < found.ttft_seconds < 5
     assert found.inter_token_seconds is not None
+    assert found.first_tokens_total
+    assert found.first_token_seconds_total == pytest.approx(
+        found.ttft_seconds * found.first_tokens_total
+    )
 
 
 def test_metrics_of_several_engines_add_up_and_one_asleep_is_asleep() -> None:

@@ -5,14 +5,39 @@ import pytest
 
 from backends.engines import nvidia
 from backends.engines.base import Options
-from backends.engines.vllm import VllmEngine, VllmOptions
+from backends.engines.vllm import VllmEngine, VllmOptions, command
 from backends.engines.vllm.command import cpu_kv_cache_gib, launch, max_model_len
 from backends.engines.vllm.installation import Installation
 from backends.errors import EngineNotInstalled
 from tests.backends.engines.conftest import MakeModel
 
 CPU = Installation(python=Path("/e/bin/python"), version="0.32.0", build="cpu")
+HAS_AMX = command.has_amx
 CUDA = Installation(python=Path("/e/bin/python"), version="0.32.0", build="cuda")
+
+
+@pytest.fixture(autouse=True)
+def no_amx(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "has_amx", lambda: False)
+
+
+def test_without_a_gpu_the_model_is_computed_in_32_bits_where_16_would_go_through_amx(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(command, "has_amx", lambda: True)
+    assert "--dtype=float32" in flags(CPU)
+    assert "--dtype=bfloat16" in flags(CPU, dtype="bfloat16")
+    assert not any(flag.startswith("--dtype") for flag in flags(CUDA))
+
+
+def test_amx_is_read_from_the_processors_flags(tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("flags : fpu avx512_bf16 amx_bf16 amx_tile\n")
+    assert HAS_AMX(cpuinfo)
+    cpuinfo = tmp_path / "older"
+    cpuinfo.write_text("flags : fpu avx512_bf16\n")
+    assert not HAS_AMX(cpuinfo)
+    assert not HAS_AMX(tmp_path / "none")
 
 
 def flags(installation: Installation, **options: Any) -> list[str]:

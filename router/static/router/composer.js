@@ -1,0 +1,130 @@
+// What a prompt is typed into, with the images that go with it.
+
+import { hook, make, show, write } from "../mh/dom.js";
+import { imageUrl } from "./images.js";
+
+let count = 0;
+
+export class Composer {
+  /** `onsend(text, images)` returns whether it was sent; `onstop()`. */
+  constructor(root, { onsend, onstop, limits }) {
+    this.root = root;
+    this.onsend = onsend;
+    this.onstop = onstop;
+    this.limits = limits;
+    this.images = [];
+    /** What was wrong with the last files, until something else is done here. */
+    this.problem = "";
+    this.state = { mayAsk: false, isBusy: false, hint: "" };
+    this.prompt = hook(root, "prompt");
+    this.send = hook(root, "send");
+    this.label();
+    root.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.submit();
+    });
+    this.prompt.addEventListener("keydown", (event) => this.pressed(event));
+    this.prompt.addEventListener("input", () => this.typed());
+    this.prompt.addEventListener("paste", (event) => this.take(event.clipboardData?.files ?? []));
+    hook(root, "stop").addEventListener("click", () => this.onstop());
+    // On its way down: the theme listens to every file input, and takes each for one of its own.
+    root.addEventListener("change", (event) => this.chosen(event), { capture: true });
+  }
+
+  label() {
+    count += 1;
+    this.prompt.id = `chat-prompt-${count}`;
+    hook(this.root, "prompt-label").setAttribute("for", this.prompt.id);
+    hook(this.root, "hint").id = `chat-hint-${count}`;
+    this.prompt.setAttribute("aria-describedby", `chat-hint-${count}`);
+  }
+
+  chosen(event) {
+    if (event.target === hook(this.root, "attach")) {
+      event.stopPropagation();
+      this.take(event.target.files);
+      event.target.value = "";
+    }
+  }
+
+  pressed(event) {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+      event.preventDefault();
+      this.submit();
+    } else if (event.key === "Escape" && this.state.isBusy) {
+      event.preventDefault();
+      this.onstop();
+    }
+  }
+
+  typed() {
+    // As tall as what is typed, within bounds.
+    this.problem = "";
+    this.prompt.rows = Math.min(8, Math.max(2, this.prompt.value.split("\n").length));
+    this.render();
+  }
+
+  submit() {
+    const text = this.prompt.value.trim();
+    const { mayAsk, isBusy } = this.state;
+    if (mayAsk && !isBusy && (text || this.images.length) && this.onsend(text, this.images)) {
+      this.images = [];
+      this.prompt.value = "";
+      this.typed();
+      this.drawImages();
+      this.focus();
+    }
+  }
+
+  focus() {
+    this.prompt.focus({ preventScroll: true });
+  }
+
+  async take(files) {
+    this.problem = "";
+    // A copy: the list of an input empties itself when the input is cleared.
+    for (const file of [...files]) {
+      if (this.images.length >= this.limits.imagesMax) {
+        this.problem = `At most ${this.limits.imagesMax} images at once.`;
+        break;
+      }
+      try {
+        this.images.push(await imageUrl(file, this.limits.imageMaxBytes));
+        this.drawImages();
+      } catch (error) {
+        this.problem = error.message;
+      }
+    }
+    this.render();
+  }
+
+  drawImages() {
+    const list = hook(this.root, "images");
+    list.replaceChildren(...this.images.map((url, index) => this.image(url, index)));
+    show(list, this.images.length > 0, () => this.prompt);
+  }
+
+  image(url, index) {
+    const remove = make("button", { type: "button", class: "mh-button mh-button--small", "aria-label": `Remove image ${index + 1}` }, "✕");
+    remove.addEventListener("click", () => {
+      this.images.splice(index, 1);
+      this.drawImages();
+      this.render();
+    });
+    return make("li", {}, make("img", { src: url, alt: `Image ${index + 1}` }), remove);
+  }
+
+  /** Take in whether one may ask, whether an answer is running, and what to say beside the buttons. */
+  update(state) {
+    this.state = { ...this.state, ...state };
+    this.render();
+  }
+
+  render() {
+    const { mayAsk, isBusy, hint } = this.state;
+    write(hook(this.root, "hint"), this.problem || hint || "Enter sends, Shift+Enter makes a new line.");
+    this.send.disabled = !mayAsk || !(this.prompt.value.trim() || this.images.length);
+    show(hook(this.root, "stop"), isBusy, () => this.prompt);
+    show(this.send, !isBusy, () => this.prompt);
+  }
+}
