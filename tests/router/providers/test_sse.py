@@ -71,5 +71,9 @@ def test_an_event_without_end_is_refused_before_it_fills_the_memory(
 
 
 def test_whole_frames_are_read_at_once_whatever_their_form() -> None:
-    for frames in (b"data: a\n\ndata: b\n\n", b"data: a\r\n\r\ndata:b\r\r", b"\xef\xbb\xbfdata: a\n\ndata: b\n\n"):
+    for frames in (
+        b"data: a\n\ndata: b\n\n",
+        b"data: a\r\n\r\ndata:b\r\r",
+        b"\xef\xbb\xbfdata: a\n\ndata: b\n\n",
+    ):
         assert [event.data for event in events_of(frames)] == ["a", "b"]
