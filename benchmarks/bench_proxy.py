@@ -43,7 +43,7 @@ PROGRAM: Final = Path(__file__).parent / "engine.py"
 PACES: Final = {"flat": 0.0, "busy": 0.005, "paced": 0.02}
 #: Streams at once, and how many are taken in each round at each pace.
 LOADS: Final[dict[int, dict[str, int]]] = {
-    1: {"flat": 20, "busy": 8, "paced": 2},
+    1: {"flat": 20, "busy": 8, "paced": 1},
     50: {"flat": 200, "busy": 200, "paced": 100},
     200: {"flat": 400, "busy": 400, "paced": 200},
 }

@@ -14,7 +14,7 @@ import json
 import math
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import linear_regression, quantiles
@@ -38,6 +38,10 @@ BATCHES: Final = 10
 #: Growth of the web process's memory, in MiB per minute, that is still flat: below what can be told apart.
 SLOPE_TARGET: Final = 1.0
 SAMPLE_SECONDS: Final = 2.0
+#: Seconds after which what was found so far is kept, again and again: a run that is cut off is not lost.
+KEEP_SECONDS: Final = 30.0
+#: Of about so many tokens the delays are looked at meanwhile.
+SOME: Final = 20_000
 #: Seconds over which the chats begin, as a rate: so many per second.
 BEGIN_RATE: Final = 100.0
 MIB: Final = 2**20
@@ -149,8 +153,13 @@ def resident(site: Site) -> int:
     return sum(process.memory_info().rss for process in family)
 
 
-async def measure(site: Site, count: int, seconds: float) -> tuple[dict[str, Any], Seen]:
-    """Run ``count`` chats for ``seconds`` after the last has begun."""
+Keep = Callable[[dict[str, Any], Seen], object]
+
+
+async def measure(
+    site: Site, count: int, seconds: float, keep: Keep
+) -> tuple[dict[str, Any], Seen]:
+    """Run ``count`` chats for ``seconds`` after the last has begun; ``keep`` gets what is known so far."""
     address = urlsplit(site.url)
     seen = Seen()
     lasting = seconds + count / BEGIN_RATE + 2.0
@@ -170,32 +179,35 @@ async def measure(site: Site, count: int, seconds: float) -> tuple[dict[str, Any
     cpu = site.cpu_seconds()
     began, tokens = time.monotonic(), seen.tokens
     seen.steady = True
-    memory = await _watched(site, seen, seconds)
-    took, tokens = time.monotonic() - began, seen.tokens - tokens
-    cpu = site.cpu_seconds() - cpu
-    at_once = seen.running - seen.done
+
+    def known(memory: Sequence[tuple[float, int]]) -> dict[str, Any]:
+        took, came = time.monotonic() - began, seen.tokens - tokens
+        return {
+            "url": address.netloc,
+            "streams": count,
+            "streams_at_the_end": seen.running - seen.done,
+            "sockets": len(chats),
+            "seconds": round(took, 1),
+            "seconds_asked": seconds,
+            "tokens": seen.tokens,
+            "tokens_per_second": round(came / took),
+            "cpu_us_per_token": round((site.cpu_seconds() - cpu) / max(came, 1) * 1e6, 1),
+            "rss_empty_mib": round(empty / MIB, 1),
+            "rss_sockets_mib": round(opened / MIB, 1),
+            "rss_streaming_mib": round(memory[-1][1] / MIB, 1),
+            "kib_per_stream": round((memory[0][1] - empty) / count / 1024, 1),
+            "rss_slope_mib_per_minute": round(slope(memory), 2),
+            "rss_mib": [round(each / MIB, 1) for _, each in memory],
+        }
+
+    memory = await _watched(site, seen, seconds, lambda found: keep(known(found), seen))
+    result = known(memory)
     seen.steady = False
     async with asyncio.timeout(60 + lasting):
         await asyncio.gather(*(chat.ended for chat in chats))
     for chat in chats:
         chat.close()
-    result = {
-        "url": address.netloc,
-        "streams": count,
-        "streams_at_the_end": at_once,
-        "sockets": len(chats),
-        "seconds": round(took, 1),
-        "tokens": seen.tokens,
-        "tokens_per_second": round(tokens / took),
-        "cpu_us_per_token": round(cpu / max(tokens, 1) * 1e6, 1),
-        "rss_empty_mib": round(empty / MIB, 1),
-        "rss_sockets_mib": round(opened / MIB, 1),
-        "rss_streaming_mib": round(memory[-1][1] / MIB, 1),
-        "kib_per_stream": round((memory[0][1] - empty) / count / 1024, 1),
-        "rss_slope_mib_per_minute": round(slope(memory), 2),
-        "rss_mib": [round(each / MIB, 1) for _, each in memory],
-    }
-    return result, seen
+    return {**result, "tokens": seen.tokens}, seen
 
 
 async def _opened(site: Site, seen: Seen, count: int, length: int) -> list[Chat]:
@@ -220,12 +232,17 @@ async def _chats(site: Site, seen: Seen, count: int, length: int) -> None:
         chat.close()
 
 
-async def _watched(site: Site, seen: Seen, seconds: float) -> list[tuple[float, int]]:
-    """Return the memory over the time of the measurement."""
+async def _watched(
+    site: Site, seen: Seen, seconds: float, keep: Callable[[Sequence[tuple[float, int]]], None]
+) -> list[tuple[float, int]]:
+    """Return the memory over the time of the measurement; ``keep`` gets it now and then."""
     memory: list[tuple[float, int]] = []
-    began = time.monotonic()
+    began, kept = time.monotonic(), 0.0
     while (now := time.monotonic() - began) < seconds and not seen.wrong:
         memory.append((now, resident(site)))
+        if now - kept >= KEEP_SECONDS:
+            kept = now
+            keep(memory)
         await asyncio.sleep(min(SAMPLE_SECONDS, max(seconds - now, 0.01)))
     memory.append((time.monotonic() - began, resident(site)))
     return memory
@@ -263,25 +280,43 @@ def main() -> None:
     asked = arguments()
     begin = machine.load()
     raise_file_limit(asked.streams * 2 + 200)
+
+    def keep(result: dict[str, Any], seen: Seen, delays: "array[float]") -> dict[str, Any]:
+        facts = {**machine.facts(), "load": [begin, machine.load()]}
+        found = {"server": asked.server, **result, **_delays(seen, delays)}
+        kept = {"machine": facts, "targets": judged(found), "result": found}
+        machine.save("streams", kept)
+        return kept
+
     with running(asked.server, "", Path(PROGRAM)) as site:
-        result, seen = uvloop.run(measure(site, asked.streams, asked.minutes * 60))
-    parts = (
-        quantiles(seen.delays, n=100, method="inclusive") if len(seen.delays) > 1 else [0.0] * 99
-    )
-    result |= {
-        "server": asked.server,
+        result, seen = uvloop.run(
+            measure(
+                site,
+                asked.streams,
+                asked.minutes * 60,
+                # While tokens come there is no time to sort all of them.
+                lambda found, seen: keep(found, seen, seen.delays[:: len(seen.delays) // SOME + 1]),
+            )
+        )
+    _show(keep(result, seen, seen.delays))
+
+
+def _delays(seen: Seen, delays: "array[float]") -> dict[str, Any]:
+    parts = quantiles(delays, n=100, method="inclusive") if len(delays) > 1 else [0.0] * 99
+    return {
         "wrong": len(seen.wrong),
         "wrong_examples": seen.wrong[:5],
         "delay_ms_p50": round(parts[49] * 1e3, 2),
         "delay_ms_p99": round(parts[98] * 1e3, 2),
-        "delay_ms_max": round(max(seen.delays, default=0.0) * 1e3, 2),
+        "delay_ms_max": round(max(delays, default=0.0) * 1e3, 2),
     }
-    verdicts = judged(result)
-    facts = {**machine.facts(), "load": [begin, machine.load()]}
-    machine.save("streams", {"machine": facts, "targets": verdicts, "result": result})
+
+
+def _show(kept: dict[str, Any]) -> None:
+    result, load = kept["result"], kept["machine"]["load"]
     print(
         f"{result['streams']} chats at once, one socket each, {result['seconds']} s, "
-        f"{result['tokens_per_second']} tokens/s, load {facts['load'][0]} to {facts['load'][1]}\n"
+        f"{result['tokens_per_second']} tokens/s, load {load[0]} to {load[1]}\n"
         f"memory: {result['rss_empty_mib']} MiB empty, {result['rss_sockets_mib']} with the sockets open, "
         f"{result['rss_streaming_mib']} at the end; {result['kib_per_stream']} KiB per stream; "
         f"slope {result['rss_slope_mib_per_minute']} MiB per minute\n"
@@ -289,10 +324,10 @@ def main() -> None:
         f"max {result['delay_ms_max']} ms; CPU {result['cpu_us_per_token']} µs per token"
     )
     words = {True: "met", False: "MISSED"}
-    rows = [(v["what"], v["value"], f"≤ {v['target']}", words[v["met"]]) for v in verdicts]
+    rows = [(v["what"], v["value"], f"≤ {v['target']}", words[v["met"]]) for v in kept["targets"]]
     print("\n" + table([("target", "measured", "", ""), *rows]))
-    if seen.wrong:
-        print("\n".join(seen.wrong[:5]))
+    if result["wrong_examples"]:
+        print("\n".join(result["wrong_examples"]))
 
 
 def raise_file_limit(wanted: int) -> None:
