@@ -113,7 +113,7 @@ def test_bench_proxy_measures_what_it_is_asked_to(tmp_path: Path) -> None:
     found = bench("proxy", tmp_path, "--only", "direct", "--at-once", "1", "--requests", "1")
     (row,) = found["proxies"]["direct"]["loads"]
     assert row["streams"] == 1
-    assert row["requests"] == 9
+    assert row["requests"] == 6
     assert found["machine"]["cpus"]
 
 
