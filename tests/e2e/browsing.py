@@ -52,7 +52,7 @@ class Watched:
 
     def check(self, url: str) -> None:
         """Fail where there was an error on the console, or a request to anybody but the site at ``url``."""
-        assert self.errors == []
+        assert not self.errors, "\n".join(self.errors)
         assert [asked for asked in self.requests if not _is_of(asked, url)] == []
 
 

@@ -135,6 +135,7 @@ def test_the_page_says_when_it_is_stale_and_comes_back_by_itself(
     expect(live).to_be_visible(timeout=90_000)
     expect(stale).to_be_hidden()
     watched.forgive("WebSocket connection")
+    watched.forgive("net::ERR_")
     watched.check(site.url)
 
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from mhsite.home import REPOSITORY
+from tests.e2e.browsing import WIDE, chromium, shoot
 from tests.e2e.site import free_port, wait_for
-from tests.e2e.test_browser import ARGUMENTS, WIDE, shoot
 
 pytestmark = pytest.mark.browser
 
@@ -96,11 +96,8 @@ def url(folder: Path, gpus: Gpus) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
-        yield chromium
-        chromium.close()
+    with chromium() as running:
+        yield running
 
 
 @pytest.fixture

@@ -340,7 +340,9 @@ def test_a_reload_keeps_conversations_for_their_user_only_and_deleting_deletes_t
     behave(site, token_delay=0.05, tokens=2000)
     chatting.ask("Go on for ever.")
     expect(chatting.answers().last.locator(".mh-message__text")).not_to_be_empty(timeout=SECONDS)
-    page.wait_for_function("Object.values(sessionStorage).some(text => text.includes('wörd'))")
+    page.wait_for_function(
+        "() => Object.values(sessionStorage).some(text => text.includes('wörd'))"
+    )
     page.reload()
     error = chatting.answers().last.locator(".mh-message__error")
     expect(error).to_have_text(re.compile(r"^The page was left before this answer was complete"))

@@ -77,7 +77,7 @@ def test_a_download_moves_and_is_cancelled_and_another_ends_in_the_list(
     page.get_by_role("button", name="Download", exact=True).click()
     download = page.locator("[data-download]").filter(has_text="llama3:8b").first
     expect(download.locator("[data-download-message]")).to_have_text(re.compile(r"MB of "))
-    page.wait_for_function("document.querySelector('[data-download] progress')?.value > 0.05")
+    page.wait_for_function("() => document.querySelector('[data-download] progress')?.value > 0.05")
     page.screenshot(path=artifacts() / "models-download-light-1280.png")
     download.get_by_role("button", name="Cancel").click()
     expect(page.locator("[data-download][data-operation-state=cancelled]")).to_contain_text(
