@@ -56,7 +56,7 @@ def fake_site(**settings: str) -> Iterator[WholeSite]:
     folder = Path(tempfile.mkdtemp(prefix="mhp-"))
     try:
         ollama = fake_ollama.make_binary(
-            folder / "bin" / "ollama", FAKE_OLLAMA_HABITS="token=0.03,pull=2,pull-bytes=40000000"
+            folder / "bin" / "ollama", FAKE_OLLAMA_HABITS="token=0.03,pull=8,pull-bytes=40000000"
         )
         store = folder / "ollama-models"
         fake_ollama.add_model(store, OLLAMA_MODEL, capabilities=("completion", "tools", "thinking"))

@@ -138,23 +138,37 @@ def held(site: Site) -> Iterator[Site]:
 
 
 @contextlib.contextmanager
-def queue(site: Site) -> Iterator[Callable[[int], None]]:
-    """Wait in the queue behind the others; yield what waits for a place in it."""
+def queued(site: Site) -> Iterator[Iterator[int]]:
+    """Wait in the queue behind the others; yield the places had in it, from the first on."""
     with (
         httpx.Client(base_url=site.url, headers=site.auth, trust_env=False, timeout=20) as client,
         client.stream("POST", "/api/chat", json={"messages": MESSAGES, "stream": True}) as answer,
     ):
-        lines = (line for line in answer.iter_lines() if line.startswith("data: "))
+        events = (
+            json.loads(line.removeprefix("data: "))
+            for line in answer.iter_lines()
+            if line.startswith("data: ")
+        )
+        yield (_position(event) for event in events)
 
-        def until(position: int) -> None:
-            for line in lines:
-                event = json.loads(line.removeprefix("data: "))
-                if event["type"] != "queued":
-                    pytest.fail(f"it waits no more: {event}")
-                if event["position"] == position:
-                    return
 
-        yield until
+def _position(event: dict[str, Any]) -> int:
+    if event["type"] != "queued":
+        pytest.fail(f"it waits no more: {event}")
+    return int(event["position"])
+
+
+def await_queued(site: Site, length: int) -> None:
+    """Wait until so many wait: whoever comes then has the next place.
+
+    The requests were sent one after the other, and are not taken in that order.
+    """
+
+    def as_many() -> bool:
+        with queued(site) as places:
+            return next(places) > length
+
+    wait_until(as_many, what=f"{length} requests in the queue")
 
 
 @fault(24)
@@ -162,11 +176,13 @@ def test_a_request_that_is_held_is_forgotten_with_its_client(held: Site) -> None
     """The engine never hears of it, on whichever surface it came."""
     before = held.engine.state()["started"]
     waiting = [surface.leave_later(held) for surface in SURFACES]
-    with queue(held) as until:
-        until(len(SURFACES) + 1)
+    await_queued(held, len(SURFACES))
+    with queued(held) as places:
+        # Those who only looked may still be seen ahead for a moment.
+        assert any(place == len(SURFACES) + 1 for place in places)
         for gone, (_, leave) in enumerate(waiting, start=1):
             leave()
-            until(len(SURFACES) + 1 - gone)
+            assert any(place == len(SURFACES) + 1 - gone for place in places)
         held.manage(READY)
         wait_until(lambda: held.engine.state()["started"] > before, what="the answer of the last")
     held.engine.await_running(0)
