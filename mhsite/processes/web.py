@@ -3,6 +3,7 @@
 Open streams do not keep a stopping server alive: each gives them ``GRACE`` seconds.
 """
 
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -56,11 +57,12 @@ def _uvicorn(host: str, port: int) -> None:
     application = _application()
     # Imports models: not before Django is set up.
     from mhsite.processes.uvicorn_protocols import Http, WebSocket
+    from mhsite.processes.uvicorn_server import Server
 
     # When uvicorn has ended, it gives itself the signal that it was told with. The default would end the
     # process there and then: cancelled requests would not be ended, nor what they cost be recorded.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    uvicorn.run(
+    config = uvicorn.Config(
         application,
         host=host,
         port=port,
@@ -77,6 +79,8 @@ def _uvicorn(host: str, port: int) -> None:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=GRACE,
     )
+    with contextlib.suppress(KeyboardInterrupt):
+        Server(config).run()
 
 
 def _granian(host: str, port: int) -> None:
