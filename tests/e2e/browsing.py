@@ -133,3 +133,63 @@ def findings(page: Page) -> list[str]:
         for found in report["violations"]
         if found["impact"] in SEVERE
     ]
+
+
+#: Marks what can be reached by the Tab key and is seen with a number, and keeps how it looks without the focus.
+_STOPS = """() => {
+    document.activeElement?.blur();
+    window.scrollTo(0, 0);
+    window.mhLook = (one) => {
+        const style = getComputedStyle(one);
+        const outline = style.outlineStyle === "none" ? "" : `${style.outlineWidth} ${style.outlineColor}`;
+        return [outline, style.boxShadow, style.borderColor].join("; ");
+    };
+    const able = "a[href], button, input, select, textarea, summary, [tabindex]";
+    const names = new Set();
+    window.mhStops = [];
+    for (const one of document.querySelectorAll(able)) {
+        const name = one.type === "radio" && one.name;
+        const box = one.getBoundingClientRect();
+        const shown = one.checkVisibility({ visibilityProperty: true }) && box.width > 0 && box.height > 0;
+        if (one.tabIndex < 0 || one.disabled || one.closest("[inert]") || !shown || names.has(name)) {
+            continue;
+        }
+        if (name) {
+            names.add(name);
+        }
+        window.mhStops.push([one, window.mhLook(one)]);
+    }
+    return window.mhStops.map(([one]) => one.outerHTML.slice(0, 160));
+}"""
+#: What has the focus: which of them it is, and whether it looks as it did without.
+_FOCUSED = """() => {
+    const one = document.activeElement;
+    if (!one || one === document.body || one === document.documentElement) {
+        return null;
+    }
+    const number = window.mhStops.findIndex(([stop]) => stop === one);
+    const same = number >= 0 && window.mhLook(one) === window.mhStops[number][1];
+    return { number, same, html: one.outerHTML.slice(0, 160) };
+}"""
+
+
+def tabbed(page: Page) -> list[str]:
+    """Go through a page by the Tab key; return what is wrong: what is not reached, or does not show the focus."""
+    stops = page.evaluate(_STOPS)
+    assert stops
+    reached, wrong = set(), []
+    for _ in range(len(stops) + 20):
+        page.keyboard.press("Tab")
+        focused = page.evaluate(_FOCUSED)
+        if focused is None:
+            break
+        reached.add(focused["number"])
+        if focused["same"]:
+            wrong.append(f"has the focus, and does not show it: {focused['html']}")
+    else:
+        wrong.append(
+            f"after {len(stops) + 20} times Tab the page is not left: the focus is trapped"
+        )
+    return wrong + [
+        f"is not reached: {html}" for number, html in enumerate(stops) if number not in reached
+    ]

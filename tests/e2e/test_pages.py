@@ -80,6 +80,7 @@ def test_a_page_is_usable_by_everybody_in_both_themes_and_widths(
     for theme in ("light", "dark"):
         browsing.themed(page, theme)
         assert browsing.findings(page) == []
+    assert browsing.tabbed(page) == []
 
 
 @pytest.mark.parametrize("shown", pages(), ids=lambda page: page.name)
