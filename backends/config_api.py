@@ -1,9 +1,9 @@
 """REST of what a backend is configured to be: options and their revisions; and its installation."""
 
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
-from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -27,9 +27,11 @@ from backends.answering import (
 )
 from backends.models import Backend
 
+#: An ETag of ours, perhaps made weak on its way here; ``*`` and nothing match every revision.
+_ETAG: Final = re.compile(r'(?:\*|(?:W/)?"([0-9]{1,9})")?')
 _IF_MATCH: Final = OpenApiParameter(
     "If-Match",
-    OpenApiTypes.STR,
+    {"type": "string", "pattern": f"^{_ETAG.pattern}$"},
     OpenApiParameter.HEADER,
     description="the ETag the options were read with; 409 where somebody has changed them since",
 )
@@ -152,14 +154,15 @@ def _etag(backend: Backend) -> dict[str, str]:
 
 def _revision(request: Request, body: dict[str, Any]) -> int | None:
     """Return the revision that the request was made from; None where it does not say."""
-    said = request.headers.get("If-Match", "").strip()
-    if not said or said == "*":
-        return body.get("revision")
-    number = said.removeprefix("W/").strip('"')
-    if not (number.isascii() and number.isdecimal()) or len(number) > 9:  # noqa: PLR2004
+    said = _ETAG.fullmatch(request.headers.get("If-Match", "").strip())
+    if said is None:
         msg = 'If-Match must be an ETag of the options, "7", or *.'
         raise Invalid(msg, param="If-Match")
-    if body.get("revision", int(number)) != int(number):
+    named = body.get("revision")
+    if said[1] is None:
+        return named
+    revision = int(said[1])
+    if named not in {None, revision}:
         msg = "revision and If-Match name two different revisions. Send one of them."
-        raise Invalid(msg, param="revision")
-    return int(number)
+        raise Invalid(msg, param="revision", code="two_revisions")
+    return revision

@@ -280,6 +280,6 @@ def _data_url(image: str, where: str) -> str:
         start = b64decode(image[:16], validate=True)
     except (binascii.Error, ValueError):
         msg = "An image is its bytes in base64, without anything before them."
-        raise InvalidRequest(msg, param=where) from None
+        raise InvalidRequest(msg, code="invalid_image", param=where) from None
     kind = next((kind for mark, kind in _IMAGES.items() if start.startswith(mark)), "image/png")
     return f"data:{kind};base64,{image}"

@@ -25,9 +25,14 @@ from router.registry_schemas import (
     EntryCreate,
     RoleFile,
 )
-from router.schemas import parse
+from router.schemas import ROLE_NAME, parse
 from router.services.scopes import Scope, scope_parse
 
+_ROLE: Final = OpenApiParameter(
+    "name",
+    {"type": "string", "pattern": f"^{ROLE_NAME.pattern}$"},
+    OpenApiParameter.PATH,
+)
 _SCOPE: Final = OpenApiParameter(
     "scope", OpenApiTypes.STR, enum=["site", "mine"], description=shapes.WHOSE
 )
@@ -255,7 +260,7 @@ class RoleView(APIView):
 
     @extend_schema(
         operation_id="roles_set",
-        parameters=[_SCOPE],
+        parameters=[_ROLE, _SCOPE],
         request={"application/json": shapes.reference(RoleFile)},
         responses={200: shapes.RoleResponse},
         tags=["roles"],

@@ -20,7 +20,7 @@ ProviderName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 WhenOffChoice = Literal["next", "wait", "substitute", "error"]
 ContextChoice = Literal["error", "trim"]
 Capability = Literal["completion", "tools", "vision", "embedding", "thinking"]
-Chain = Annotated[list[EntryId], Field(max_length=32)]
+Chain = Annotated[list[EntryId], Field(max_length=32, json_schema_extra={"uniqueItems": True})]
 
 _WHEN_OFF: Final = AliasChoices("whenOff", "when_off")
 

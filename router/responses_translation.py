@@ -199,6 +199,9 @@ def _part(part: object, where: str) -> dict[str, Any]:
         return {"type": "text", "text": _text_of(part, "refusal", where)}
     if isinstance(part, Mapping) and kind == "input_image":
         image: dict[str, Any] = {"url": _text_of(part, "image_url", where)}
+        if not image["url"]:
+            msg = f"{where}.image_url is empty. Send a data: URL."
+            raise InvalidRequest(msg, code="invalid_image", param=f"{where}.image_url")
         if part.get("detail") in _DETAILS:
             image["detail"] = part["detail"]
         return {"type": "image_url", "image_url": image}

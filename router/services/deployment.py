@@ -110,10 +110,10 @@ def _account_check(wanted: DeploymentChoice) -> None:
     name = wanted.server_account
     if name and not ProviderAccount.objects.filter(pk=name).exists():
         msg = f"There is no provider account {name[:80]!r}. Add it first: POST /api/providers"
-        raise Invalid(msg, param="server_account")
+        raise Invalid(msg, code="unknown_provider", param="server_account")
     if wanted.mode == SERVER_MODE and not name:
         msg = "Server mode needs an account that answers: name one as server_account."
-        raise Invalid(msg, param="server_account")
+        raise Invalid(msg, code="account_needed", param="server_account")
 
 
 def _server_check(file: Parsed) -> None:

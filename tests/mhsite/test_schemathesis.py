@@ -34,6 +34,7 @@ ONE_OF: Final = {"owner": 8, "standard": 32, "guest": 64, "anonymous": 64}
 #: Reasons for which a request that fits the document may be refused: what is named is not there, not possible
 #: here, or too much. That it does not fit is no reason; then the document would be wrong.
 REASONS: Final = {
+    "account_needed",
     "context_length_exceeded",
     "idempotency_key_reused",
     "image_url_refused",
@@ -47,6 +48,7 @@ REASONS: Final = {
     "not_supported",
     "nothing_to_answer",
     "secret_needed",
+    "two_revisions",
     "unknown_model",
     "unknown_provider",
 }
