@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from router.providers.pool import CONNECT_TIMEOUT, KEEP_IDLE
+from router.providers.turns import turns
 
 #: Bytes that arrived and nobody has taken yet, above which no more are read from the engine.
 BUFFER_MAX: Final = 256 * 1024
@@ -44,7 +45,10 @@ class Exchange(asyncio.Protocol):
         self._take: Take | None = None
         self._chunks: deque[bytes] = deque()
         self._size = 0
-        self._is_paused = False
+        #: Whether more has come than anybody takes; whether it waits for its turn; whether nothing is read.
+        self._is_full = self._is_resting = self._is_stopped = False
+        self._turns = turns()
+        self._came = 0.0
         self._has_head = self._is_over = self._stays = False
         self._lost: Exception | None = None
         self._busy = False
@@ -107,9 +111,9 @@ class Exchange(asyncio.Protocol):
             data = b"".join(chunks)
             chunks.clear()
         self._size = 0
-        if self._is_paused:
-            self._is_paused = False
-            self._transport.resume_reading()
+        if self._is_full:
+            self._is_full = False
+            self._stop_or_go()
         return data
 
     # The same by httpx's names.
@@ -178,6 +182,7 @@ class Exchange(asyncio.Protocol):
         self._size = 0
         self._has_head = self._is_over = self._stays = False
         self.status, self.headers = 0, {}
+        self._came = 0.0
         self._busy = True
         self._transport.write(request)
 
@@ -185,9 +190,8 @@ class Exchange(asyncio.Protocol):
         """Be done with the answer: keep the connection where it is complete, else close it at once."""
         self._busy = False
         if self._is_over and self._stays and self.is_open:
-            if self._is_paused:
-                self._is_paused = False
-                self._transport.resume_reading()
+            self._is_full = self._is_resting = False
+            self._stop_or_go()
             self._pool.put(self)
         else:
             self._transport.abort()
@@ -214,10 +218,32 @@ class Exchange(asyncio.Protocol):
         except (httptools.HttpParserError, UnicodeDecodeError):
             self._lost = self._lost or WireError("this is not HTTP")
             self._transport.abort()
-        if self._take is None or self._is_over or self._lost is not None:
+        if self._is_over or self._lost is not None:
+            self._wake()
+            return
+        if self._take is None:
             self._wake()
         elif self._chunks:
             self._give(self._take)
+        since, self._came = self._came, self._loop.time()
+        if self._turns.waits(since, self._came, self._go_on):
+            self._is_resting = True
+            self._stop_or_go()
+
+    def _go_on(self) -> None:
+        self._is_resting = False
+        self._stop_or_go()
+
+    def _stop_or_go(self) -> None:
+        """Read from the engine, unless there is a reason not to."""
+        stop = self._is_full or self._is_resting
+        if stop is self._is_stopped or self._transport.is_closing():
+            return
+        self._is_stopped = stop
+        if stop:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
 
     def eof_received(self) -> bool:
         """Close: an answer without a length ends so (RFC 9112, 6.3)."""
@@ -243,9 +269,9 @@ class Exchange(asyncio.Protocol):
         """Keep a piece of the body."""
         self._chunks.append(body)
         self._size += len(body)
-        if self._size > BUFFER_MAX and not self._is_paused:
-            self._is_paused = True
-            self._transport.pause_reading()
+        if self._size > BUFFER_MAX and not self._is_full:
+            self._is_full = True
+            self._stop_or_go()
 
     def on_message_complete(self) -> None:
         """The answer is complete, unless it was an interim one."""
