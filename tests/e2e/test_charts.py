@@ -130,6 +130,9 @@ def value(page: Page, chart: str, number: int) -> Any:
 
 def test_samples_come_by_themselves_and_gpus_that_appear_are_drawn(page: Page, gpus: Gpus) -> None:
     expect(value(page, "gpu-power", 1)).to_have_text("200 W")
+    # What came between the making of the page and the line is asked for once.
+    expect(page.locator("#mh-header[data-live=on]")).to_be_visible()
+    page.wait_for_load_state("networkidle")
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     gpus.say(120, 333)

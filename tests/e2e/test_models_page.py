@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, WebSocketRoute, expect
 
 from tests.backends.faults.whole_site import PASSWORD, WholeSite
 from tests.e2e.browsing import Watched, chromium, findings, person, shoot
@@ -87,6 +87,31 @@ def test_a_download_moves_and_is_cancelled_and_another_ends_in_the_list(
     page.get_by_label("Model", exact=True).fill("llama3:8b")
     page.get_by_role("button", name="Download", exact=True).click()
     expect(row(page, "llama3:8b")).to_be_visible(timeout=60_000)
+
+
+def test_a_download_that_ends_before_the_page_hears_of_anything_is_seen_to_have_ended(
+    owner: Watched, site: WholeSite
+) -> None:
+    page = owner.page
+    lines: list[WebSocketRoute] = []
+
+    def hold(line: WebSocketRoute) -> None:
+        """Keep the page from the server, as a line that answers pings and says nothing else."""
+        line.on_message(lambda _: line.send('{"type": "pong"}'))
+        lines.append(line)
+
+    page.route_web_socket(re.compile("/ws/status/"), hold)
+    asked = site.pull("ollama", "phi4:14b")
+    page.goto(PAGE)
+    download = page.locator(f"[data-download='{asked['id']}']")
+    expect(download.get_by_role("button", name="Cancel")).to_be_visible()
+    site.post(f"/api/llm-backend/operations/{asked['id']}/cancel")
+    assert site.operation(asked["id"], wait=30)["state"] == "cancelled"
+    there = lines[-1].connect_to_server()
+    there.on_message(lines[-1].send)
+    expect(
+        page.locator(f"[data-download='{asked['id']}'][data-operation-state=cancelled]")
+    ).to_be_visible()
 
 
 def test_deleting_is_confirmed_and_what_is_wrong_is_a_sentence_without_javascript(

@@ -7,14 +7,7 @@ import { refresher } from "../mh/refresh.js";
 
 if (document.querySelector("[data-newest=true]")) {
   const refresh = refresher();
-  let first = true;
-  live.on("status", () => {
-    // The page came with what was true then.
-    if (!first) {
-      refresh();
-    }
-    first = false;
-  });
+  live.on("change", refresh);
   live.on("operation", refresh);
 }
 

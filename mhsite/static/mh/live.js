@@ -2,12 +2,19 @@
 //
 //   import { live } from "/static/mh/live.js";
 //   live.on("status", (status) => …)      // as REST; at once with what the page came with, then on change
+//   live.on("change", (status) => …)       // what runs, or as what, is not what it was; not that it works
 //   live.on("operation", (operation) => …) // an operation moved
 //   live.on("gpu", (gpus) => …)
 //   live.on("sample", (frame) => …)        // every 5 s: means of all measures, of GPUs and backends
 //   live.on("connection", (state) => …)    // "waiting" | "open" | "signed-out" | "refused"
 
 import { LiveSocket } from "./socket.js";
+
+/** What lists of a page depend on, of a status: tokens and requests move all the time and change none. */
+function outline({ operation, available }) {
+  const entries = Object.values(available).map((one) => [one.state, one.model, one.running, one.revision]);
+  return JSON.stringify([operation?.id ?? null, entries]);
+}
 
 class Live extends EventTarget {
   constructor(status) {
@@ -42,8 +49,12 @@ class Live extends EventTarget {
   received(frame) {
     this.heardAt = Date.now();
     if (frame.type === "status") {
+      const changed = outline(this.status) !== outline(frame);
       this.status = frame;
       this.tell("status", frame);
+      if (changed) {
+        this.tell("change", frame);
+      }
     } else if (frame.type === "operation") {
       this.tell("operation", frame.operation ?? frame);
     } else if (frame.type === "gpu") {

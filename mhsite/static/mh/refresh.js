@@ -1,9 +1,15 @@
 // Parts of a page, asked for again and put in place: for lists that the server writes.
 
 import { call } from "./api.js";
+import { live } from "./live.js";
 
 /** Milliseconds within which several reasons to refresh are one. */
 const TOGETHER = 250;
+
+/** Operations that the page shows as going on. */
+const GOING = "[data-refresh] :is([data-operation-state=running], [data-operation-state=queued])";
+/** What can have the focus. */
+const ABLE = "a[href], button, input, select, textarea, summary, [tabindex]";
 
 /** The page at this address as the server has it now. */
 async function pageNow() {
@@ -30,7 +36,10 @@ export async function refreshed(...names) {
 
 /**
  * A function that reads this page again and replaces the elements with `data-refresh`.
- * What is unfolded stays unfolded, and the focus stays where it was, where elements have ids.
+ * What is unfolded stays unfolded, and the focus stays where it was, where elements or what they are in have ids.
+ *
+ * It runs by itself after the line was down, and where the page shows something as going on that has ended: that
+ * can happen between the moment the page is made and the moment it hears of changes.
  */
 export function refresher() {
   let timer = null;
@@ -60,11 +69,45 @@ export function refresher() {
   function refresh() {
     timer ??= setTimeout(run, TOGETHER);
   }
+
+  let stale = "";
+  live?.on("status", ({ operation }) => {
+    const going = operation ? [] : [...document.querySelectorAll(GOING)];
+    const now = going.map((one) => one.dataset.download ?? one.id).join(" ");
+    if (now && now !== stale) {
+      refresh();
+    }
+    stale = now;
+  });
+  let wasOpen = false;
+  live?.on("connection", (state) => {
+    if (state === "open") {
+      if (wasOpen) {
+        refresh();
+      }
+      wasOpen = true;
+    }
+  });
   return refresh;
 }
 
+/** Where the focus is, in words that hold for a fresh copy of the part it is in; null where there are none. */
+function focusIn(part) {
+  const focused = document.activeElement;
+  const owner = part.contains(focused) ? focused.closest("[id]") : null;
+  if (!owner || !part.contains(owner)) {
+    return null;
+  }
+  return { id: owner.id, index: owner === focused ? -1 : [...owner.querySelectorAll(ABLE)].indexOf(focused) };
+}
+
+function focus({ id, index }) {
+  const owner = document.getElementById(id);
+  const found = index < 0 ? owner : owner?.querySelectorAll(ABLE)[index];
+  found?.focus({ preventScroll: true });
+}
+
 function replace(fresh) {
-  const focused = document.activeElement?.id;
   for (const old of document.querySelectorAll("[data-refresh]")) {
     const now = part(fresh, old.dataset.refresh);
     if (!now) {
@@ -76,9 +119,10 @@ function replace(fresh) {
         same.open = open.open;
       }
     }
+    const focused = focusIn(old);
     old.replaceWith(now);
-  }
-  if (focused) {
-    document.getElementById(focused)?.focus();
+    if (focused) {
+      focus(focused);
+    }
   }
 }

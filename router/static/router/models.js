@@ -25,11 +25,4 @@ live.on("operation", (operation) => {
   write(hook(row, "download-message"), `${message}${left}`);
 });
 
-let before = "";
-live.on("status", ({ available }) => {
-  const now = JSON.stringify(Object.values(available).map((one) => [one.state, one.model, one.running]));
-  if (before && before !== now) {
-    refresh();
-  }
-  before = now;
-});
+live.on("change", refresh);
