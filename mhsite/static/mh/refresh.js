@@ -6,6 +6,8 @@ import { live } from "./live.js";
 /** Milliseconds within which several reasons to refresh are one. */
 const TOGETHER = 250;
 
+/** Milliseconds between two looks whether what the page shows as going on still does. */
+const APART = 2000;
 /** Operations that the page shows as going on. */
 const GOING = "[data-refresh] :is([data-operation-state=running], [data-operation-state=queued])";
 /** What can have the focus. */
@@ -70,14 +72,13 @@ export function refresher() {
     timer ??= setTimeout(run, TOGETHER);
   }
 
-  let stale = "";
+  let next = 0;
   live?.on("status", ({ operation }) => {
-    const going = operation ? [] : [...document.querySelectorAll(GOING)];
-    const now = going.map((one) => one.dataset.download ?? one.id).join(" ");
-    if (now && now !== stale) {
-      refresh();
+    if (!operation && document.querySelector(GOING)) {
+      const wait = Math.max(0, next - Date.now());
+      next = Date.now() + wait + APART;
+      setTimeout(refresh, wait);
     }
-    stale = now;
   });
   let wasOpen = false;
   live?.on("connection", (state) => {
