@@ -8,11 +8,8 @@ cards do the same with their interrupts, for the same reason.
 """
 
 import asyncio
-import weakref
 from collections.abc import Callable
 from typing import Final
-
-from django.conf import settings
 
 #: Pieces in a turn's time, of all streams, above which it is worth it: 1,000 a second at 15 ms.
 _MANY: Final = 15
@@ -60,15 +57,3 @@ class Turns:
         waiting, self._waiting = self._waiting, []
         for go_on in waiting:
             go_on()
-
-
-_loops: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Turns]" = weakref.WeakKeyDictionary()
-
-
-def turns() -> Turns:
-    """Return the turns of the running loop."""
-    loop = asyncio.get_running_loop()
-    found = _loops.get(loop)
-    if found is None:
-        found = _loops[loop] = Turns(loop, settings.MH_STREAM_TURN_MS / 1000)
-    return found

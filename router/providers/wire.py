@@ -15,9 +15,10 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import httptools
+from django.conf import settings
 
 from router.providers.pool import CONNECT_TIMEOUT, KEEP_IDLE
-from router.providers.turns import turns
+from router.providers.turns import Turns
 
 #: Bytes that arrived and nobody has taken yet, above which no more are read from the engine.
 BUFFER_MAX: Final = 256 * 1024
@@ -47,7 +48,7 @@ class Exchange(asyncio.Protocol):
         self._size = 0
         #: Whether more has come than anybody takes; whether it waits for its turn; whether nothing is read.
         self._is_full = self._is_resting = self._is_stopped = False
-        self._turns = turns()
+        self._turns = pool.turns
         self._came = 0.0
         self._has_head = self._is_over = self._stays = False
         self._lost: Exception | None = None
@@ -286,8 +287,9 @@ class Exchange(asyncio.Protocol):
 class _Pool:
     """The connections of one event loop to one address."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, turns: Turns) -> None:
         self._host, self._port = host, port
+        self.turns = turns
         self._idle: list[Exchange] = []
 
     async def take(self) -> Exchange:
@@ -313,17 +315,29 @@ class _Pool:
         self._idle.append(exchange)
 
 
-_loops: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Pool]]" = (
-    weakref.WeakKeyDictionary()
-)
+class _Pools:
+    """The connections of one event loop, by address, and the turns that their streams are read in."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._turns = Turns(loop, settings.MH_STREAM_TURN_MS / 1000)
+        self._pools: dict[str, _Pool] = {}
+
+    def pool(self, netloc: str, host: str, port: int) -> _Pool:
+        found = self._pools.get(netloc)
+        if found is None:
+            found = self._pools[netloc] = _Pool(host, port, self._turns)
+        return found
+
+
+_loops: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Pools]" = weakref.WeakKeyDictionary()
 
 
 def _pool_for(netloc: str, host: str, port: int) -> _Pool:
-    pools = _loops.setdefault(asyncio.get_running_loop(), {})
-    pool = pools.get(netloc)
-    if pool is None:
-        pool = pools[netloc] = _Pool(host, port)
-    return pool
+    loop = asyncio.get_running_loop()
+    pools = _loops.get(loop)
+    if pools is None:
+        pools = _loops[loop] = _Pools(loop)
+    return pools.pool(netloc, host, port)
 
 
 async def post(url: str, body: bytes, headers: Mapping[str, str]) -> Exchange:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.e2e.conftest import artifacts
+from tests.e2e.site import artifacts
 
 #: A browser that talks to nobody but us.
 ARGUMENTS = [

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser
 
-from mhsite.home import REPOSITORY
-from tests.e2e.site import Site, running_site
+from tests.e2e.browsing import chromium
+from tests.e2e.site import Site, artifacts, running_site
 
 #: Seconds one test may take: it may have to start vLLM on a busy machine.
 TEST_SECONDS = 600
@@ -35,8 +36,7 @@ def site() -> Iterator[Site]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def artifacts() -> Path:
-    """Where screenshots and logs of the last run are kept; ignored by git."""
-    folder = REPOSITORY / "artifacts"
-    folder.mkdir(exist_ok=True)
-    return folder
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as running:
+        yield running

@@ -29,6 +29,13 @@ START_SECONDS = 300
 _NOT_INHERITED = ("MH_HOME", "MH_NODE", "DJANGO_SETTINGS_MODULE", "PYTHONPATH")
 
 
+def artifacts() -> Path:
+    """Where screenshots and logs of the last run are kept; ignored by git."""
+    folder = REPOSITORY / "artifacts"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

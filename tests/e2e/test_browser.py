@@ -6,18 +6,11 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.e2e.browsing import NARROW, WIDE, Watched, chromium, shoot
+from tests.e2e.browsing import NARROW, WIDE, Watched, shoot
 from tests.e2e.browsing import sign_in as sign_in_as
-from tests.e2e.conftest import artifacts
-from tests.e2e.site import OWNER, PASSWORD, QUESTION, START_SECONDS, Site
+from tests.e2e.site import OWNER, PASSWORD, QUESTION, START_SECONDS, Site, artifacts
 
 pytestmark = [pytest.mark.browser, pytest.mark.engine]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as running:
-        yield running
 
 
 @pytest.fixture

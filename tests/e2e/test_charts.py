@@ -16,7 +16,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from mhsite.home import REPOSITORY
-from tests.e2e.browsing import WIDE, chromium, shoot
+from tests.e2e.browsing import WIDE, shoot
 from tests.e2e.site import free_port, wait_for
 
 pytestmark = pytest.mark.browser
@@ -92,12 +92,6 @@ def url(folder: Path, gpus: Gpus) -> Iterator[str]:
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(90)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as running:
-        yield running
 
 
 @pytest.fixture

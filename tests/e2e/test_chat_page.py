@@ -12,8 +12,8 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
 from tests.backends.faults.whole_site import PASSWORD, WholeSite, until, whole_site
-from tests.e2e.browsing import NARROW, WIDE, chromium, findings, themed
-from tests.e2e.conftest import artifacts
+from tests.e2e.browsing import NARROW, WIDE, findings, themed
+from tests.e2e.site import artifacts
 
 pytestmark = [pytest.mark.browser, pytest.mark.process]
 
@@ -151,12 +151,6 @@ DONE = re.compile(
     r"^\d+ tokens? · first after .* in all( · .* of it waiting)? · prompt of \d+ tokens$"
 )
 expect.set_options(timeout=SECONDS)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

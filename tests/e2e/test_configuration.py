@@ -10,9 +10,9 @@ from playwright.sync_api import Browser, Locator, Page, Response, expect
 
 from tests.backends.faults.whole_site import PASSWORD, WholeSite, until
 from tests.e2e import browsing
-from tests.e2e.browsing import HOME, Watched, chromium, person
-from tests.e2e.conftest import artifacts
+from tests.e2e.browsing import HOME, Watched, person
 from tests.e2e.fake_site import fake_site
+from tests.e2e.site import artifacts
 
 pytestmark = [pytest.mark.browser, pytest.mark.process]
 
@@ -24,18 +24,7 @@ SECOND, OTHER_PASSWORD = "olga", "pw-of-somebody-else-1"
 @pytest.fixture(scope="module")
 def site() -> Iterator[WholeSite]:
     with fake_site() as running:
-        form = {"username": SECOND, "role": "owner", "password1": OTHER_PASSWORD}
-        running.client.post(
-            "/admin/accounts/user/add/",
-            data={**form, "password2": OTHER_PASSWORD},
-            headers={"Referer": f"{running.url}/"},
-        )
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as running:
+        running.add_person(SECOND, "owner", OTHER_PASSWORD)
         yield running
 
 

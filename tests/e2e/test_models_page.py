@@ -7,9 +7,9 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, WebSocketRoute, expect
 
 from tests.backends.faults.whole_site import PASSWORD, WholeSite
-from tests.e2e.browsing import Watched, chromium, findings, person, shoot
-from tests.e2e.conftest import artifacts
+from tests.e2e.browsing import Watched, findings, person, shoot
 from tests.e2e.fake_site import OLLAMA_MODEL, OTHER_OLLAMA_MODEL, VLLM_MODEL, fake_site
+from tests.e2e.site import artifacts
 
 pytestmark = [pytest.mark.browser, pytest.mark.process]
 
@@ -19,12 +19,6 @@ PAGE = "/admin/backends/models/"
 @pytest.fixture(scope="module")
 def site() -> Iterator[WholeSite]:
     with fake_site() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as running:
         yield running
 
 

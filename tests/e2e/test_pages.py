@@ -13,7 +13,7 @@ from accounts.pages import Page as SettingsPage
 from mhsite.pages import pages
 from tests.backends.faults.whole_site import PASSWORD, WholeSite, until
 from tests.e2e import browsing
-from tests.e2e.browsing import HOME, Watched, chromium, person
+from tests.e2e.browsing import HOME, Watched, person
 from tests.e2e.fake_site import fake_site
 
 pytestmark = [pytest.mark.browser, pytest.mark.process]
@@ -27,20 +27,8 @@ OTHER_PASSWORD = "pw-of-somebody-else-1"
 def fakes() -> Iterator[WholeSite]:
     with fake_site() as site:
         for name, role in ((STANDARD, "standard"), (GUEST, "guest"), (SECOND, "owner")):
-            form = {"username": name, "role": role, "password1": OTHER_PASSWORD}
-            made = site.client.post(
-                "/admin/accounts/user/add/",
-                data={**form, "password2": OTHER_PASSWORD},
-                headers={"Referer": f"{site.url}/"},
-            )
-            assert made.status_code == 302, made.text
+            site.add_person(name, role, OTHER_PASSWORD)
         yield site
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as running:
-        yield running
 
 
 @pytest.fixture

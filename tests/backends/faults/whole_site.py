@@ -160,6 +160,13 @@ class WholeSite:
         assert answer.status_code in {200, 202}, answer.text
         return dict(answer.json())
 
+    def add_person(self, username: str, role: str, password: str) -> None:
+        """Add a user by the admin's own form."""
+        form = {"username": username, "role": role, "password1": password, "password2": password}
+        headers = {"Referer": f"{self.url}/"}
+        made = self.client.post("/admin/accounts/user/add/", data=form, headers=headers)
+        assert made.status_code == 302, made.text
+
     def configure(self, name: str, **options: Any) -> None:
         answer = self.client.patch(f"/api/llm-backend/{name}/config", json={"options": options})
         assert answer.status_code == 200, answer.text
