@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Request, Route, expect
 
 from accounts.pages import Page as SettingsPage
 from mhsite.pages import pages
@@ -186,14 +186,30 @@ def _note_changes(site: WholeSite, changed: list[tuple[str, float]], stop: threa
         time.sleep(0.05)
 
 
+@pytest.mark.parametrize("answer", ["at once", "after its end"])
 def test_a_failed_start_says_why_with_the_engines_own_line(
-    owner: Watched, serving: WholeSite
+    owner: Watched, serving: WholeSite, answer: str
 ) -> None:
+    """Also where the answer to the click, which says that it begins, comes after the word that it has ended."""
     page = owner.page
+
+    def held(route: Route) -> None:
+        response = route.fetch()
+        assert serving.operation(response.json()["id"], wait=30)["state"] == "failed"
+        page.wait_for_timeout(1000)
+        route.fulfill(response=response)
+
+    def is_start(request: Request) -> bool:
+        return request.url.endswith("/api/llm-backend/vllm/start")
+
+    if answer != "at once":
+        page.route("**/api/llm-backend/vllm/start", held)
     assert serving.ask("stop", "vllm", wait=60)["state"] == "succeeded"
     serving.configure("vllm", model="/nowhere/at/all")
     try:
-        page.get_by_role("button", name="Start vLLM", exact=True).click()
+        with page.expect_event("requestfinished", is_start):
+            page.get_by_role("button", name="Start vLLM", exact=True).click()
+        page.wait_for_timeout(300)
         card = page.locator("section[data-backend=vllm]")
         expect(card).to_contain_text("/nowhere/at/all", timeout=30_000)
         expect(card.locator("[data-operation-title]")).to_have_text("Start failed")

@@ -20,7 +20,11 @@ export class OperationView {
     this.cancelUrl = "";
   }
 
+  /** The answer to a click may come after the word of the end: what has ended does not begin again. */
   render(operation) {
+    if (operation.id === this.operation?.id && isOpen(operation) && !isOpen(this.operation)) {
+      return;
+    }
     const opened = isOpen(operation) && !isOpen(this.operation);
     const ended = !isOpen(operation) && isOpen(this.operation);
     this.operation = operation;
