@@ -42,8 +42,16 @@ def test_without_a_pool_a_call_sees_the_transaction_it_is_in() -> None:
 
 @pooled
 async def test_many_calls_share_a_few_threads_that_keep_their_connections() -> None:
-    first = await asyncio.gather(*(database.in_database(where) for _ in range(40)))
-    assert len({thread for thread, _, _ in first}) <= database.THREADS
+    everybody = threading.Barrier(database.THREADS)
+
+    def where_each() -> tuple[int, int, bool]:
+        """Answer when every thread has been asked."""
+        everybody.wait(10)
+        return where()
+
+    asked = (database.in_database(where_each) for _ in range(database.THREADS))
+    first = await asyncio.gather(*asked)
+    assert len({thread for thread, _, _ in first}) == database.THREADS
     again = await asyncio.gather(*(database.in_database(where) for _ in range(40)))
     assert {found[:2] for found in again} <= {found[:2] for found in first}
     assert all(was_open for _, _, was_open in again)

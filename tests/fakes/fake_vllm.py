@@ -615,8 +615,9 @@ class FakeVllm:
         port = runner.addresses[0][1]
         log("APIServer", "INFO:     Started server process")
         log("APIServer", "INFO:     Application startup complete.")
-        print(f"fake vLLM listens on {port}", flush=True)
+        # As real vLLM: the memory is taken before anybody hears that it is ready.
         self.memory.hold(1.0)
+        print(f"fake vLLM listens on {port}", flush=True)
         if self.behaviour.has("die-after-ready"):
             seconds = float(self.behaviour.text("die-after-ready", "0"))
             asyncio.get_running_loop().call_later(seconds, os._exit, 0)
