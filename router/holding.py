@@ -26,7 +26,7 @@ from accounts.errors import MhError, TooMany, Unavailable, UpstreamFailed, Upstr
 from backends import services as backends
 from backends.errors import BackendHeld, BackendMoved, BackendNotRunning
 from backends.holding import Place, place_in_queue, waiting
-from backends.leases import request_lease
+from backends.request_leases import request_lease
 from backends.selectors import Wait
 from router import selectors
 from router.breaker import Breaker

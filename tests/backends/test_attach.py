@@ -26,6 +26,7 @@ from backends.lifecycle import State
 from backends.models import Backend, Operation
 from backends.observer import Observer
 from backends.operations.runner import run_operations
+from backends.request_leases import request_lease
 from mhsite.processes import engines as site_engines
 from router.schemas import ChatRequest
 from router.services import chat_complete
@@ -145,7 +146,7 @@ def test_a_request_to_an_attached_engine_holds_a_lease(backend: Make, foreign: F
     target = selectors.serving_target("vllm")
 
     async def count() -> int:
-        async with leases.request_lease("vllm", "r1", target.token):
+        async with request_lease("vllm", "r1", target.token):
             return leases.in_flight("vllm")
 
     assert async_to_sync(count)() == 1

@@ -16,6 +16,7 @@ from backends.errors import BackendNotRunning, OperationConflict
 from backends.idleness import Idleness
 from backends.lifecycle import State
 from backends.models import Operation, OperationKind, OperationState
+from backends.request_leases import request_lease
 from tests.backends.conftest import FakeBackend
 from tests.backends.test_change_model import here, run, server, started
 from tests.backends.test_operations import ended
@@ -147,7 +148,7 @@ def test_of_a_request_and_an_unload_at_the_same_moment_one_wins(idle: FakeBacken
 
     async def request() -> bool:
         try:
-            async with leases.request_lease("fake", "r"):
+            async with request_lease("fake", "r"):
                 await asyncio.sleep(0.01)
                 return True
         except BackendNotRunning:
