@@ -18,13 +18,22 @@ HELD: Final = "held"
 _CLOSED: Final = "closed"
 #: Counts up whenever requests that wait should look again.
 CHANGES: Final = "mh:gates"
+#: The channel on which it is said that a gate has closed, requests are cut, or something else serves.
+NEWS: Final = "mh:gates:news"
 
 
-#: KEYS: gate, leases. ARGV: now, seconds. Returns 1 when nobody held a lease, and new ones wait now.
+#: KEYS: gate, leases. ARGV: now, seconds, channel. Returns 1 when nobody held a lease, and new ones wait now.
 _HOLD_IF_IDLE = """
 if redis.call('ZCOUNT', KEYS[2], ARGV[1], '+inf') > 0 then return 0 end
 redis.call('SET', KEYS[1], 'held', 'EX', ARGV[2])
+redis.call('PUBLISH', ARGV[3], 'held')
 return 1
+"""
+#: KEYS: gate. ARGV: what it says, seconds, channel. What is only renewed is no news.
+_SET_GATE = """
+local before = redis.call('GET', KEYS[1])
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+if before ~= ARGV[1] then redis.call('PUBLISH', ARGV[3], ARGV[1]) end
 """
 
 
@@ -48,6 +57,11 @@ def serving_key(backend: str) -> str:
     return f"mh:serving:{backend}"
 
 
+def used_key(backend: str) -> str:
+    """Return the key of when the last request to ``backend`` began."""
+    return f"{leases_key(backend)}:used"
+
+
 def in_flight(backend: str) -> int:
     """Return how many requests are in flight to ``backend``; 0 when the broker is away."""
     try:
@@ -68,7 +82,7 @@ def gate_close(backend: str) -> None:
 
 def _gate_set(backend: str, word: str) -> None:
     with contextlib.suppress(redis.RedisError):
-        bus.redis_client().set(gate_key(backend), word, ex=GATE_SECONDS)
+        bus.redis_client().eval(_SET_GATE, 1, gate_key(backend), word, str(GATE_SECONDS), NEWS)
 
 
 def gate_hold_if_idle(backend: str) -> bool:
@@ -76,7 +90,9 @@ def gate_hold_if_idle(backend: str) -> bool:
     keys = [gate_key(backend), leases_key(backend)]
     try:
         return bool(
-            bus.redis_client().eval(_HOLD_IF_IDLE, 2, *keys, str(time.time()), str(GATE_SECONDS))
+            bus.redis_client().eval(
+                _HOLD_IF_IDLE, 2, *keys, str(time.time()), str(GATE_SECONDS), NEWS
+            )
         )
     except redis.RedisError:
         return False
@@ -88,7 +104,7 @@ def last_used(backend: str) -> float | None:
     Raises:
         redis.RedisError: the broker does not answer, so nothing is known.
     """
-    found = bus.redis_client().get(f"{leases_key(backend)}:used")
+    found = bus.redis_client().get(used_key(backend))
     return float(str(found)) if found else None
 
 
@@ -105,10 +121,13 @@ def serving_set(backend: str, token: str) -> None:
     with contextlib.suppress(redis.RedisError), bus.redis_client().pipeline() as pipe:
         pipe.set(serving_key(backend), token or "-")
         pipe.incr(CHANGES)
+        pipe.publish(NEWS, "serving")
         pipe.execute()
 
 
 def cut(backend: str) -> None:
     """End every request in flight to ``backend``: its holder gets an error within ``RENEW_SECONDS``."""
-    with contextlib.suppress(redis.RedisError):
-        bus.redis_client().set(cut_key(backend), "cut", ex=GATE_SECONDS)
+    with contextlib.suppress(redis.RedisError), bus.redis_client().pipeline() as pipe:
+        pipe.set(cut_key(backend), "cut", ex=GATE_SECONDS)
+        pipe.publish(NEWS, "cut")
+        pipe.execute()
