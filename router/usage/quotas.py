@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
 import redis
@@ -230,11 +230,14 @@ def count(records: Iterable[Record]) -> None:
 
     A broker that is away counts them from the database later.
     """
-    used: Counter[str] = Counter()
+    days: Counter[tuple[int, date]] = Counter()
     for record in records:
         if record.user_id is not None and record.total_tokens:
-            for window in (day, month):
-                used[window(record.at).key(record.user_id)] += record.total_tokens
+            days[record.user_id, record.at.date()] += record.total_tokens
+    used: Counter[str] = Counter()
+    for (user_id, of), tokens in days.items():
+        for window in (day, month):
+            used[window(datetime(of.year, of.month, of.day, tzinfo=UTC)).key(user_id)] += tokens
     if not used:
         return
     with contextlib.suppress(redis.RedisError), _broker().pipeline(False) as pipe:

@@ -4,8 +4,9 @@ import logging
 import re
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
+from functools import lru_cache
+from operator import attrgetter
 from typing import Any, Final
 
 from django.db import DataError, IntegrityError, connection, models
@@ -33,8 +34,11 @@ _COLUMNS: Final = [
     for field in UsageRecord._meta.local_concrete_fields  # noqa: SLF001
     if not field.primary_key
 ]
-#: Of these a database may want another form than Python's.
-_PREPARED: Final = (models.UUIDField, models.DateTimeField)
+_NAMES: Final = [field.attname for field in _COLUMNS]
+#: Where they are text, and how long that may be.
+_TEXTS: Final = [(_NAMES.index(name), limit) for name, limit in _LIMITS.items()]
+_AT, _UID = _NAMES.index("at"), _NAMES.index("uid")
+_values: Final = attrgetter(*_NAMES)
 _Labels = tuple[str, str, str, str, str]
 
 
@@ -47,6 +51,7 @@ def write(batch: Sequence[Record]) -> None:
     try:
         _write(batch)
     except (DataError, IntegrityError, ValueError, OverflowError):
+        # Some are there already, perhaps: the database took them and could not say so.
         for record in batch:
             _write_alone(record)
     finally:
@@ -55,23 +60,18 @@ def write(batch: Sequence[Record]) -> None:
 
 def _write_alone(record: Record) -> None:
     try:
-        _write([record])
+        if not UsageRecord.objects.filter(uid=record.uid).exists():
+            _write([record])
     except (DataError, IntegrityError, ValueError, OverflowError) as exc:
         logger.error("The usage of request %s is lost: %s", record.request_id, exc)  # noqa: TRY400
 
 
 def _write(batch: Sequence[Record]) -> None:
+    kept = [record for record in batch if record.outcome not in REFUSED]
     with database.apart():
-        there = set(
-            UsageRecord.objects.filter(uid__in=[record.uid for record in batch]).values_list(
-                "uid", flat=True
-            )
-        )
-        new = [record for record in batch if record.uid not in there]
-        kept = [record for record in new if record.outcome not in REFUSED]
         if kept:
             _insert(kept)
-        _add_to_totals(new)
+        _add_to_totals(batch)
     quotas.count(kept)
 
 
@@ -84,36 +84,32 @@ def _insert(batch: Sequence[Record]) -> None:
     with connection.cursor() as cursor:
         cursor.executemany(
             f"INSERT INTO {table} ({names}) VALUES ({places})",  # noqa: S608 - names of a model
-            [_row(_values(record)) for record in batch],
+            [_row(record) for record in batch],
         )
 
 
-def _row(values: Mapping[str, Any]) -> list[Any]:
-    return [
-        field.get_db_prep_save(values[field.attname], connection)
-        if isinstance(field, _PREPARED)
-        else values[field.attname]
-        for field in _COLUMNS
-    ]
-
-
-def _values(record: Record) -> dict[str, Any]:
-    values = {field.name: getattr(record, field.name) for field in fields(record)}
-    for name, limit in _LIMITS.items():
-        values[name] = values[name].replace("\0", "")[:limit]
-    return values
+def _row(record: Record) -> list[Any]:
+    """Return the values of ``_COLUMNS``, as the database wants them."""
+    row = list(_values(record))
+    for place, limit in _TEXTS:
+        if len(row[place]) > limit or "\0" in row[place]:
+            row[place] = row[place].replace("\0", "")[:limit]
+    row[_AT] = connection.ops.adapt_datetimefield_value(record.at)
+    if not connection.features.has_native_uuid_field:
+        row[_UID] = record.uid.hex
+    return row
 
 
 def _add_to_totals(batch: Sequence[Record]) -> None:
     groups: dict[_Labels, list[Record]] = defaultdict(list)
     for record in batch:
-        groups[_labels(record)].append(record)
+        names = record.provider, record.backend, record.model, record.surface, record.outcome
+        groups[_labels(*names)].append(record)
     _lock()
     # In one order everywhere, so that two processes never wait for each other.
     for labels, records in sorted(groups.items()):
         total = _total(labels)
-        for record in records:
-            _add(total, record)
+        _add(total, records)
         total.save()
 
 
@@ -124,9 +120,9 @@ def _lock() -> None:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [0x6D687573616765])
 
 
-def _labels(record: Record) -> _Labels:
-    outcome = record.outcome if _CODE.fullmatch(record.outcome) else "error"
-    names = (record.provider, record.backend, record.model, record.surface, outcome)
+@lru_cache(maxsize=LABELS_MAX)
+def _labels(provider: str, backend: str, model: str, surface: str, outcome: str) -> _Labels:
+    names = (provider, backend, model, surface, outcome if _CODE.fullmatch(outcome) else "error")
     limits = (_LIMITS[name] for name in ("provider", "backend", "model", "surface", "outcome"))
     cut = [name.replace("\0", "")[:limit] for name, limit in zip(names, limits, strict=True)]
     return (cut[0], cut[1], cut[2], cut[3], cut[4])
@@ -146,12 +142,13 @@ def _total(labels: _Labels) -> UsageTotal:
     )
 
 
-def _add(total: UsageTotal, record: Record) -> None:
-    total.requests += 1
-    total.prompt_tokens += record.prompt_tokens or 0
-    total.completion_tokens += record.completion_tokens or 0
+def _add(total: UsageTotal, records: Sequence[Record]) -> None:
+    total.requests += len(records)
+    total.prompt_tokens += sum(record.prompt_tokens or 0 for record in records)
+    total.completion_tokens += sum(record.completion_tokens or 0 for record in records)
     for name in ("total", "ttft", "queued"):
-        milliseconds: float | None = getattr(record, f"{name}_ms")
-        if milliseconds is not None:
-            setattr(total, f"{name}_ms", getattr(total, f"{name}_ms") + milliseconds)
-            getattr(total, f"{name}_buckets")[bisect_left(BUCKETS_MS, milliseconds)] += 1
+        field, buckets = f"{name}_ms", getattr(total, f"{name}_buckets")
+        times = [time for time in map(attrgetter(field), records) if time is not None]
+        setattr(total, field, getattr(total, field) + sum(times))
+        for time in times:
+            buckets[bisect_left(BUCKETS_MS, time)] += 1
