@@ -12,7 +12,7 @@ import contextlib
 import json
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from accounts import database
 from accounts.access import settle
@@ -39,14 +39,29 @@ SCHEMAS: Final[Mapping[str, type[OpenAISampling]]] = {
 }
 #: Bytes of a body that is parsed between two tokens of others.
 _LONG: Final = 64 * 1024
-#: The scope's key of what sends a piece of the answer at once, without a message for it, once the answer
-#: has begun (``router.services.relaying.Write``). After False an empty message waits until there is room.
-WRITE: Final = "mh.write"
+#: The scope's key of a ``Straight``, where the server has one.
+STRAIGHT: Final = "mh.straight"
 _STREAM_HEADERS: Final[Headers] = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
+
+
+class Straight(Protocol):
+    """A server's way to answer one request without messages: no coroutine, and no task that waits for more."""
+
+    def begin(self, headers: Headers) -> None:
+        """Begin an answer with status 200, in pieces."""
+
+    def write(self, piece: bytes) -> bool:
+        """Send a piece at once. False: no more, until an empty message has gone through, which waits for room."""
+
+    def end(self) -> None:
+        """End the answer."""
+
+    def on_left(self, left: Callable[[], None]) -> None:
+        """Have ``left`` called when the client leaves before the end."""
 
 
 class _LeftError(Exception):
@@ -70,13 +85,14 @@ async def answer(
         headers: of every answer.
         refusal: makes an error's status, own headers and body.
     """
-    reply = _Reply(send, headers, scope.get(WRITE))
+    straight = scope.get(STRAIGHT)
+    reply = _Reply(send, headers) if straight is None else _StraightReply(send, headers, straight)
     try:
         raw = await _body(receive)
     except _LeftError:
         return
     task = asyncio.current_task()
-    watch = asyncio.create_task(reply.watch(receive, task))
+    reply.watch(receive, task)
     try:
         await _answer(scope, raw, reply)
     except asyncio.CancelledError:
@@ -90,7 +106,6 @@ async def answer(
         logger.exception("A request failed")
         await reply.fail(internal_error(), refusal)
     finally:
-        watch.cancel()
         reply.close()
 
 
@@ -138,11 +153,11 @@ _WANTED: Final = frozenset({b"authorization", b"content-type"})
 class _Reply:
     """What one client gets."""
 
-    def __init__(self, send: Send, headers: Headers, write: Write | None) -> None:
+    #: Sends a piece at once; None where the server has nothing for that.
+    write: Write | None = None
+
+    def __init__(self, send: Send, headers: Headers) -> None:
         self._send = send
-        self._write = write
-        #: Sends a piece at once; None where the server has nothing for that.
-        self.write: Write | None = None if write is None else self._written
         self._headers = headers
         self._loop = asyncio.get_running_loop()
         self._has_begun = self._is_over = False
@@ -150,13 +165,21 @@ class _Reply:
         self._is_quiet = True
         self._timer: asyncio.TimerHandle | None = None
         self._beat: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
         #: Whether the client has gone.
         self.left = False
 
-    async def watch(self, receive: Receive, task: "asyncio.Task[Any] | None") -> None:
+    def watch(self, receive: Receive, task: "asyncio.Task[Any] | None") -> None:
         """Cancel ``task`` when the client leaves."""
-        while (await receive())["type"] != "http.disconnect":
-            pass
+
+        async def watch() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            self._leave(task)
+
+        self._watch = asyncio.create_task(watch())
+
+    def _leave(self, task: "asyncio.Task[Any] | None") -> None:
         if task is not None and not self._is_over:
             self.left = True
             task.cancel()
@@ -168,7 +191,6 @@ class _Reply:
     async def stream(self, source: AsyncGenerator[bytes, None]) -> None:
         """Send what ``source`` yields, as it comes; a comment when nothing does for long."""
         self._timer = self._loop.call_later(streams.HEARTBEAT_SECONDS, self._tick)
-        send = self._send
         async with contextlib.aclosing(source):
             async for piece in source:
                 self._is_quiet = False
@@ -176,12 +198,8 @@ class _Reply:
                     await self._beat
                 if not self._has_begun:
                     await self._begin()
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                await self._piece(piece)
         await self._end(b"")
-
-    def _written(self, piece: bytes) -> bool:
-        self._is_quiet = False
-        return self._write(piece)  # type: ignore[misc]  # it is there where this is
 
     async def fail(self, error: MhError, refusal: Callable[[MhError], Any]) -> None:
         """Say that there is no answer, or that what was sent is not all of it."""
@@ -199,13 +217,17 @@ class _Reply:
         """Stop what runs beside the answer."""
         if self._timer is not None:
             self._timer.cancel()
-        if self._beat is not None:
-            self._beat.cancel()
+        for task in (self._beat, self._watch):
+            if task is not None:
+                task.cancel()
 
     async def _begin(self) -> None:
         self._has_begun = True
         headers = [*_STREAM_HEADERS, *self._headers]
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    async def _piece(self, piece: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": piece, "more_body": True})
 
     async def _end(self, last: bytes) -> None:
         self.close()
@@ -237,6 +259,42 @@ class _Reply:
         try:
             if not self._has_begun:
                 await self._begin()
-            await self._send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
+            await self._piece(HEARTBEAT)
         finally:
             self._beat = None
+
+
+class _StraightReply(_Reply):
+    """The same, on a server with a ``Straight``."""
+
+    def __init__(self, send: Send, headers: Headers, straight: Straight) -> None:
+        super().__init__(send, headers)
+        self._straight = straight
+        self._write = straight.write
+        self.write = self._written
+
+    def watch(self, receive: Receive, task: "asyncio.Task[Any] | None") -> None:
+        del receive
+        self._straight.on_left(lambda: self._leave(task))
+
+    def _written(self, piece: bytes) -> bool:
+        self._is_quiet = False
+        return self._write(piece)
+
+    async def _begin(self) -> None:
+        self._has_begun = True
+        self._straight.begin([*_STREAM_HEADERS, *self._headers])
+
+    async def _piece(self, piece: bytes) -> None:
+        # An empty one waits for room.
+        if not piece or not self._write(piece):
+            await super()._piece(b"")
+
+    async def _end(self, last: bytes) -> None:
+        self.close()
+        if not self._has_begun:
+            await self._begin()
+        self._is_over = True
+        if last:
+            self._write(last)
+        self._straight.end()

@@ -1,7 +1,7 @@
 """The plain ASGI path of ``/v1``: what goes to the client, and when. Whole requests: ``test_live_http``."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import pytest
@@ -35,7 +35,7 @@ class Client:
         self.sent: asyncio.Queue[Any] = asyncio.Queue()
         self.closed = asyncio.Event()
         self.write: Write | None = None
-        self.server_write: Write | None = None
+        self.straight: Straight | None = None
 
         async def admit(who: object, read: object) -> Admitted:
             return Admitted(stream=stream)
@@ -62,7 +62,7 @@ class Client:
 
     async def ask(self) -> None:
         await direct.answer(
-            {**SCOPE, direct.WRITE: self.server_write},
+            {**SCOPE, direct.STRAIGHT: self.straight},
             self.incoming.get,
             self.sent.put,
             headers=[(b"x-ours", b"1")],
@@ -138,19 +138,77 @@ async def test_a_silent_engine_is_bridged_by_comments(
     await task
 
 
-async def test_where_the_server_can_write_pieces_need_no_message(client: Client) -> None:
-    written: list[bytes] = []
-    client.server_write = lambda piece: written.append(piece) is None
+class Straight:
+    """A server's short way, which takes pieces until it is full."""
+
+    def __init__(self) -> None:
+        self.did: list[Any] = []
+        self.wrote = asyncio.Event()
+        self.is_full = False
+        self.left: Callable[[], None] | None = None
+
+    def begin(self, headers: list[tuple[bytes, bytes]]) -> None:
+        self.did.append(dict(headers))
+
+    def write(self, piece: bytes) -> bool:
+        self.did.append(piece)
+        self.wrote.set()
+        return not self.is_full
+
+    def end(self) -> None:
+        self.did.append("end")
+
+    def on_left(self, left: Callable[[], None]) -> None:
+        self.left = left
+
+
+async def test_where_the_server_can_nothing_is_sent_by_message(client: Client) -> None:
+    straight = client.straight = Straight()
     task = asyncio.create_task(client.ask())
     client.source.put_nowait(b"one")
-    await client.next()
-    await client.next()
+    await asyncio.wait_for(straight.wrote.wait(), 5)
     assert client.write is not None
     assert client.write(b"two")
-    assert written == [b"two"]
     client.source.put_nowait(b"")
-    assert await client.next() == (b"", False)
     await task
+    headers, *did = straight.did
+    assert (headers[b"x-ours"], headers[b"x-accel-buffering"]) == (b"1", b"no")
+    assert did == [b"one", b"two", "end"]
+    assert client.sent.empty()
+
+
+async def test_where_there_is_no_room_a_message_waits_for_it(client: Client) -> None:
+    straight = client.straight = Straight()
+    straight.is_full = True
+    task = asyncio.create_task(client.ask())
+    client.source.put_nowait(b"one")
+    assert await client.next() == (b"", True)
+    client.source.put_nowait(b"")
+    await task
+    assert straight.did[1:] == [b"one", "end"]
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_an_error_on_the_short_way_is_the_last_frame(client: Client) -> None:
+    straight = client.straight = Straight()
+    client.source.put_nowait(b"one")
+    client.source.put_nowait(UpstreamFailed("No.", code="engine_stopped"))
+    await client.ask()
+    _, first, last, end = straight.did
+    assert (first, end) == (b"one", "end")
+    assert b"engine_stopped" in last
+
+
+async def test_a_client_that_leaves_on_the_short_way_ends_it_at_once(client: Client) -> None:
+    straight = client.straight = Straight()
+    task = asyncio.create_task(client.ask())
+    client.source.put_nowait(b"one")
+    await asyncio.wait_for(straight.wrote.wait(), 5)
+    assert straight.left is not None
+    straight.left()
+    await asyncio.wait_for(task, 5)
+    assert client.closed.is_set()
+    assert straight.did[1:] == [b"one"]
 
 
 async def test_where_it_cannot_pieces_come_by_message(client: Client) -> None:
