@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Final, Generic, ParamSpec, TypeVar
+from typing import Final, Generic, NamedTuple, ParamSpec, TypeVar
 
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
 from django.core.exceptions import SynchronousOnlyOperation
@@ -58,7 +58,7 @@ class NotKnownError(Exception):
 
 
 #: Set where nothing may be read: on the event loop.
-_known_only: ContextVar[bool] = ContextVar("mh_known_only", default=False)
+_known_only: ContextVar["_Look | None"] = ContextVar("mh_known_only", default=None)
 
 
 class _Watch:
@@ -106,6 +106,12 @@ class _Watch:
 
 
 _watch: Final = _Watch()
+
+
+class _Look(NamedTuple):
+    """One look at what is known: the database is asked once whether that still holds."""
+
+    version: int | None
 
 
 def version() -> int | None:
@@ -172,7 +178,8 @@ class SharedReads(Generic[_T]):
             NotKnownError: it has to be read, inside ``known``.
         """
         last = self._last.get(key)
-        version = _watch.version()
+        look = _known_only.get()
+        version = _watch.version() if look is None else look.version
         if last is not None:
             unchanged = version is not None and last.version == version
             if last.begin >= asked or (unchanged and self._is_good(last.found)):
@@ -192,7 +199,7 @@ def reading() -> None:
     Raises:
         NotKnownError: inside ``known``.
     """
-    if _known_only.get():
+    if _known_only.get() is not None:
         raise NotKnownError
 
 
@@ -202,7 +209,7 @@ def known(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T
     Raises:
         NotKnownError: it does; call it ``in_database``. It must be harmless to have begun it.
     """
-    token = _known_only.set(True)
+    token = _known_only.set(_Look(_watch.version()))
     try:
         return function(*args, **kwargs)
     except SynchronousOnlyOperation as exc:

@@ -1,7 +1,6 @@
 """From a request to the one who asks."""
 
 import hashlib
-import secrets
 from contextvars import ContextVar, Token
 
 from django.http import HttpRequest
@@ -10,6 +9,7 @@ from accounts import database, services
 from accounts.actors import Actor, Surface
 from accounts.database import SharedReads
 from accounts.errors import NotAuthenticated
+from accounts.ids import unique_hex
 from accounts.models import Token as BearerToken
 from accounts.models import User
 
@@ -24,7 +24,7 @@ def current_request_id() -> str:
 
 def request_id_new() -> str:
     """Return a new id for a request: 16 random bytes, hexadecimal."""
-    return secrets.token_hex(16)
+    return unique_hex(128)
 
 
 def request_id_set(value: str) -> Token[str]:

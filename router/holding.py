@@ -13,10 +13,10 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Hashable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from django.conf import settings
 
@@ -60,6 +60,7 @@ def _lasts(chain: ResolvedChain) -> bool:
 _MODEL_MISSING: Final = frozenset({"model_not_found", "model_not_installed"})
 
 _chains: Final[database.SharedReads[ResolvedChain]] = database.SharedReads(_lasts)
+_T = TypeVar("_T")
 #: Opens what an answer is read from.
 Send = Callable[[Resolved], AbstractAsyncContextManager[AsyncIterator[Any]]]
 
@@ -115,7 +116,7 @@ class Waiting:
 
     @property
     def found(self) -> Resolved:
-        """Who answers, once ``until_leased`` has ended."""
+        """Who answers, once there is a lease."""
         if self._found is None:
             msg = "the request has not found an engine"
             raise RuntimeError(msg)
@@ -143,13 +144,24 @@ class Waiting:
             leased = False
             try:
                 async with AsyncExitStack() as attempt:
-                    async for queued in self.until_leased(attempt):
-                        yield queued
+                    if wait := await self._leased(attempt):
+                        async for queued in self._until_leased(attempt, wait):
+                            yield queued
                     leased = True
                     self._tries[self.found.key] += 1
-                    await attempt.enter_async_context(_in_all(settings.MH_ANSWER_SECONDS))
-                    async for queued in self._opened(attempt, send, patience):
-                        yield queued
+                    await attempt.enter_async_context(_InAll(settings.MH_ANSWER_SECONDS))
+                    items, first = await self._opened(attempt, send, patience)
+                    while isinstance(first, Waits):
+                        yield QueuedEvent(
+                            type="queued",
+                            position=max(1, first.position),
+                            eta_seconds=first.eta_seconds,
+                            reason=first.reason,
+                        )
+                        first = await self._begun(_first_of(items), patience)
+                    if first is None:
+                        raise broken_off()
+                    self.first, self.rest = first, items
                     breaker().worked(self.found.key)
                     stack.push_async_exit(attempt.pop_all())
                     return
@@ -161,28 +173,24 @@ class Waiting:
 
     async def _opened(
         self, attempt: AsyncExitStack, send: Send, patience: float
-    ) -> AsyncGenerator[QueuedEvent, None]:
-        found = self.found
+    ) -> tuple[AsyncIterator[Any], Any]:
+        """Send the request; return what the answer is read from, and its first piece."""
+
+        async def opened() -> tuple[AsyncIterator[Any], Any]:
+            items = await attempt.enter_async_context(send(self.found))
+            return items, await _first_of(items)
+
+        return await self._begun(opened(), patience)
+
+    async def _begun(self, first: Awaitable[_T], patience: float) -> _T:
+        """Return what ``first`` brings, within ``patience`` seconds."""
         try:
             async with asyncio.timeout(patience):
-                items = await attempt.enter_async_context(send(found))
-                first = await _first_of(items)
-            while isinstance(first, Waits):
-                yield QueuedEvent(
-                    type="queued",
-                    position=max(1, first.position),
-                    eta_seconds=first.eta_seconds,
-                    reason=first.reason,
-                )
-                async with asyncio.timeout(patience):
-                    first = await _first_of(items)
+                return await first
         except TimeoutError as exc:
-            who = found.route.backend or found.route.provider
+            who = self.found.route.backend or self.found.route.provider
             msg = f"{who} did not begin to answer within {patience:g} s. Try again."
             raise UpstreamTimedOut(msg, code="first_token_timed_out") from exc
-        if first is None:
-            raise broken_off()
-        self.first, self.rest = first, items
 
     def _failed(self, exc: MhError) -> float:
         """Take note of a failure; return in how many seconds to go on, or raise it."""
@@ -213,18 +221,26 @@ class Waiting:
         )
         return 0.0
 
-    async def until_leased(self, stack: AsyncExitStack) -> AsyncGenerator[QueuedEvent, None]:
-        """Take a lease on the engine that answers, and leave it to ``stack``; say how long it takes.
+    async def _leased(self, stack: AsyncExitStack) -> Wait | None:
+        """Take a lease on the engine that answers, and leave it to ``stack``; return what to wait for, if that is it.
 
         Raises:
-            MhError: nobody can answer it, or not soon enough.
+            MhError: nobody can answer it.
         """
         try:
             await self._try(stack)
         except (BackendNotRunning, NoRoute) as exc:
-            wait = self._worth(exc)
-        else:
-            return
+            return self._worth(exc)
+        return None
+
+    async def _until_leased(
+        self, stack: AsyncExitStack, wait: Wait
+    ) -> AsyncGenerator[QueuedEvent, None]:
+        """Wait for a lease; say how long it takes.
+
+        Raises:
+            MhError: nobody can answer it, or not soon enough.
+        """
         _refuse_crowd()
         async with place_in_queue(self.request_id) as place:
             async for event in self._queue(stack, place, wait):
@@ -400,16 +416,22 @@ async def _nothing() -> AsyncIterator[Any]:
     yield
 
 
-@asynccontextmanager
-async def _in_all(seconds: float) -> AsyncIterator[None]:
-    try:
-        async with asyncio.timeout(seconds):
-            yield
-    except TimeoutError as exc:
-        msg = (
-            f"The answer was not complete after {seconds:g} s, the longest an answer may take here."
-        )
-        raise UpstreamTimedOut(msg, code="answer_timed_out") from exc
+class _InAll:
+    """The seconds an answer may take from its beginning to its end."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._timeout = asyncio.timeout(seconds)
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(self, *error: Any) -> None:
+        try:
+            await self._timeout.__aexit__(*error)
+        except TimeoutError as exc:
+            msg = f"The answer was not complete after {self._seconds:g} s, the longest an answer may take here."
+            raise UpstreamTimedOut(msg, code="answer_timed_out") from exc
 
 
 def _may_be_somebody_elses(exc: MhError) -> bool:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, Protocol
@@ -69,14 +69,11 @@ class OpenAICompatible(Provider):
             await streamed(response)
             yield read_deltas(response, ChatReader())
 
-    @asynccontextmanager
-    async def relay(
+    def relay(
         self, target: Target, path: str, body: bytes, request_id: str
-    ) -> AsyncIterator[AsyncIterator[bytes]]:
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Send a streamed request; pass its frames on."""
-        async with self._send(target, path, body, request_id) as response:
-            await streamed(response)
-            yield Frames(response)
+        return _Relayed(self._send(target, path, body, request_id))
 
     async def ask(self, target: Target, path: str, body: bytes, request_id: str) -> bytes:
         """Send a request that is not streamed."""
@@ -102,23 +99,13 @@ class OpenAICompatible(Provider):
         answer = await self.ask(target, EMBEDDINGS_PATH, encode(payload), call.request_id)
         return _embeddings(json.loads(answer))
 
-    @asynccontextmanager
-    async def _send(
+    def _send(
         self, target: Target, path: str, body: bytes, request_id: str
-    ) -> AsyncIterator[Answer]:
-        headers = self.headers(target, request_id)
-        try:
-            response = await post(self.url(target, path), body, headers)
-        except TRANSPORT_ERRORS as exc:
-            raise transport_error(exc, begun=False) from exc
-        try:
-            if response.status_code != HTTPStatus.OK:
-                raise await self._refused(response, path)
-            yield response
-        finally:
-            await response.aclose()
+    ) -> AbstractAsyncContextManager[Answer]:
+        return _Sent(self, target, path, body, request_id)
 
-    async def _refused(self, response: Answer, path: str) -> MhError:
+    async def refusal(self, response: Answer, path: str) -> MhError:
+        """Return the error for an answer that is not 200."""
         body = b""
         try:
             async for chunk in response.aiter_bytes():
@@ -179,6 +166,54 @@ def is_strict(schema: object) -> bool:
 def encode(payload: Mapping[str, Any]) -> bytes:
     """Return ``payload`` as JSON bytes."""
     return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+class _Sent:
+    """A request, and its answer, which has begun. A class, since a generator costs more for each request."""
+
+    def __init__(
+        self, provider: OpenAICompatible, target: Target, path: str, body: bytes, request_id: str
+    ) -> None:
+        self._provider, self._path, self._body = provider, path, body
+        self._url = provider.url(target, path)
+        self._headers = provider.headers(target, request_id)
+        self._response: Answer | None = None
+
+    async def __aenter__(self) -> Answer:
+        try:
+            response = await post(self._url, self._body, self._headers)
+        except TRANSPORT_ERRORS as exc:
+            raise transport_error(exc, begun=False) from exc
+        if response.status_code != HTTPStatus.OK:
+            try:
+                raise await self._provider.refusal(response, self._path)
+            finally:
+                await response.aclose()
+        self._response = response
+        return response
+
+    async def __aexit__(self, *error: object) -> None:
+        if self._response is not None:
+            await self._response.aclose()
+
+
+class _Relayed:
+    """The frames of a streamed answer."""
+
+    def __init__(self, sent: AbstractAsyncContextManager[Answer]) -> None:
+        self._sent = sent
+
+    async def __aenter__(self) -> AsyncIterator[bytes]:
+        response = await self._sent.__aenter__()
+        try:
+            await streamed(response)
+        except BaseException as exc:
+            await self._sent.__aexit__(type(exc), exc, exc.__traceback__)
+            raise
+        return Frames(response)
+
+    async def __aexit__(self, *error: Any) -> None:
+        await self._sent.__aexit__(*error)
 
 
 class StreamReader(Protocol):

@@ -284,16 +284,19 @@ class Relay:
 
     def _block(self, block: bytes) -> bytes:
         # As ``_is_looked_at``: this is done for each token.
-        if b'"error"' in block or b"[DONE]" in block:
-            return self._frames(block)
+        error, done = block.find(b'"error"'), block.find(b"[DONE]")
+        if error >= 0 or done >= 0:
+            return self._frames(
+                block, max(error, done) if min(error, done) < 0 else min(error, done)
+            )
         if not self._finished and _FINISHED.search(block):
             self._finished = True
         return block
 
-    def _frames(self, block: bytes) -> bytes:
-        """Look at each frame of a block that may hold an error or the end."""
-        # Whatever stands before the first of them passes as it is.
-        start = frame_begin(block, _first(block, b'"error"', b"[DONE]"))
+    def _frames(self, block: bytes, first: int) -> bytes:
+        """Look at each frame of a block from ``first`` on, where an error or the end may be."""
+        # Whatever stands before passes as it is.
+        start = frame_begin(block, first)
         passed = [block[:start]]
         if not self._finished and _FINISHED.search(block, 0, start):
             self._finished = True
@@ -330,11 +333,6 @@ class Relay:
 def _is_looked_at(block: bytes) -> bool:
     """Say whether ``block`` may hold an error or the end."""
     return b'"error"' in block or b"[DONE]" in block
-
-
-def _first(block: bytes, *words: bytes) -> int:
-    """Return where the first of ``words`` stands that is in ``block``; at least one is."""
-    return min(at for word in words if (at := block.find(word)) >= 0)
 
 
 def frame_begin(block: bytes, at: int) -> int:

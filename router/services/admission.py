@@ -1,6 +1,5 @@
 """Letting a request in: who asks, may they, what, and who answers, in one visit to the database."""
 
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from accounts import database
 from accounts.actors import Actor
+from accounts.ids import unique_hex
 from accounts.permissions import Permission
 from audit.access import require
 from router import usage
@@ -173,4 +173,4 @@ def _admitted_known(actor: Actor, request: ChatRequest, begin: float) -> Admitte
 
 def _unique(request_id: str) -> str:
     """Return an id nobody else has in flight: clients choose request ids, and choose them twice."""
-    return f"{request_id[:64]}-{secrets.token_hex(6)}"
+    return f"{request_id[:64]}-{unique_hex(48)}"

@@ -27,6 +27,8 @@ from typing import Final, Protocol
 
 from django.db import DatabaseError
 
+from accounts.ids import unique_uuid
+
 logger = logging.getLogger(__name__)
 
 #: Seconds between two writes, and records that do not wait for the next.
@@ -69,7 +71,7 @@ class Record:
     queued_ms: float | None = None
     ttft_ms: float | None = None
     attempts: int = 1
-    uid: uuid.UUID = field(default_factory=uuid.uuid4)
+    uid: uuid.UUID = field(default_factory=unique_uuid)
 
 
 def _write(batch: Sequence[Record]) -> None:
