@@ -52,10 +52,13 @@ class Straight(Protocol):
     """A server's way to answer one request without messages: no coroutine, and no task that waits for more."""
 
     def begin(self, headers: Headers) -> None:
-        """Begin an answer with status 200, in pieces."""
+        """Begin an answer with status 200, in pieces. It goes out with the first of them."""
 
     def write(self, piece: bytes) -> bool:
         """Send a piece at once. False: no more, until an empty message has gone through, which waits for room."""
+
+    def write_last(self, piece: bytes) -> None:
+        """Send what is most likely the last piece: with the end, if that is said before the loop's next turn."""
 
     def end(self) -> None:
         """End the answer."""
@@ -277,8 +280,11 @@ class _StraightReply(_Reply):
         del receive
         self._straight.on_left(lambda: self._leave(task))
 
-    def _written(self, piece: bytes) -> bool:
+    def _written(self, piece: bytes, is_last: bool = False) -> bool:
         self._is_quiet = False
+        if is_last:
+            self._straight.write_last(piece)
+            return True
         return self._write(piece)
 
     async def _begin(self) -> None:

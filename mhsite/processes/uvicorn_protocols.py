@@ -4,6 +4,7 @@ An ASGI ``send`` is a coroutine, so only a task can send, and waking one for eac
 else that is done for it. ``router.direct`` does without where the server lets it (``direct.Straight``).
 """
 
+import asyncio
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -31,6 +32,8 @@ class _Straight:
         self._transport = cycle.transport
         self._flow = cycle.flow
         self._left: Callable[[], None] | None = None
+        #: Goes out with what is written next: each write to a socket costs as much as a dozen small ones at once.
+        self._pending = b""
 
     def begin(self, headers: Headers) -> None:
         cycle = self._cycle
@@ -42,18 +45,29 @@ class _Straight:
         if not cycle.keep_alive:
             lines.append(b"connection: close\r\n")
         lines.append(b"transfer-encoding: chunked\r\n\r\n")
-        self._transport.write(b"".join(lines))
+        self._pending = b"".join(lines)
 
     def write(self, piece: bytes) -> bool:
         if not self._cycle.disconnected:
-            self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            self._transport.write(b"%b%x\r\n%b\r\n" % (self._pending, len(piece), piece))
+            self._pending = b""
         return not self._flow.write_paused
+
+    def write_last(self, piece: bytes) -> None:
+        self._pending += b"%x\r\n%b\r\n" % (len(piece), piece)
+        asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        pending, self._pending = self._pending, b""
+        if pending and not self._cycle.disconnected:
+            self._transport.write(pending)
 
     def end(self) -> None:
         cycle = self._cycle
         if cycle.disconnected:
             return
-        self._transport.write(b"0\r\n\r\n")
+        self._transport.write(self._pending + b"0\r\n\r\n")
+        self._pending = b""
         cycle.response_complete = True
         cycle.message_event.set()
         if not cycle.keep_alive:

@@ -298,7 +298,10 @@ class Relay:
         # Whatever stands before passes as it is.
         start = frame_begin(block, first)
         passed = [block[:start]]
-        if not self._finished and _FINISHED.search(block, 0, start):
+        # The reason stands next to the end, as a rule, and most engines put no space before it.
+        if not self._finished and (
+            block.rfind(b'"finish_reason":"', 0, start) >= 0 or _FINISHED.search(block, 0, start)
+        ):
             self._finished = True
         for match in _FRAME_END.finditer(block, start):
             frame = block[start : match.end()]

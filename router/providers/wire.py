@@ -45,6 +45,9 @@ class Exchange(asyncio.Protocol):
         self._waiter: asyncio.Future[bool] | None = None
         self._take: Take | None = None
         self._chunks: deque[bytes] = deque()
+        #: For httptools: keeps a piece of the body.
+        self.on_body = self._chunks.append
+        #: Bytes that came since the last were taken.
         self._size = 0
         #: Whether more has come than anybody takes; whether it waits for its turn; whether nothing is read.
         self._is_full = self._is_resting = self._is_stopped = False
@@ -222,10 +225,14 @@ class Exchange(asyncio.Protocol):
         if self._is_over or self._lost is not None:
             self._wake()
             return
+        self._size += len(data)
         if self._take is None:
             self._wake()
         elif self._chunks:
             self._give(self._take)
+        if self._size > BUFFER_MAX and self._chunks and not self._is_full:
+            self._is_full = True
+            self._stop_or_go()
         since, self._came = self._came, self._loop.time()
         if self._turns.waits(since, self._came, self._go_on):
             self._is_resting = True
@@ -265,14 +272,6 @@ class Exchange(asyncio.Protocol):
         """Note the status; an interim answer (100 to 199) is not the one waited for."""
         self.status = self._parser.get_status_code()
         self._has_head = self.status >= 200  # noqa: PLR2004
-
-    def on_body(self, body: bytes) -> None:
-        """Keep a piece of the body."""
-        self._chunks.append(body)
-        self._size += len(body)
-        if self._size > BUFFER_MAX and not self._is_full:
-            self._is_full = True
-            self._stop_or_go()
 
     def on_message_complete(self) -> None:
         """The answer is complete, unless it was an interim one."""

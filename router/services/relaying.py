@@ -1,8 +1,8 @@
 """OpenAI's API, passed on with as little change as can be; translated where the provider has another."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from django.conf import settings
 
@@ -15,7 +15,7 @@ from router.embedding_translation import embedding_answer, embedding_call
 from router.errors import ContextTooLong
 from router.holding import Send
 from router.openai_translation import CHAT_PATH, chat_call, translated, translated_whole
-from router.providers.frames import Frames
+from router.providers.frames import Frames, Take
 from router.providers.openai_compatible import EMBEDDINGS_PATH, encode
 from router.selectors import ModelCard, Resolved
 from router.services.admission import Admitted, OpenAICall
@@ -24,8 +24,14 @@ from router.services.measuring import meter_of, sent
 from router.shaping import chat_shaped, shape_of
 from router.usage import Meter, Tail, usage_in
 
-#: Sends a piece to the client at once; False: no more, until there is room.
-Write = Callable[[bytes], bool]
+
+class Write(Protocol):
+    """Sends a piece to the client at once."""
+
+    def __call__(self, piece: bytes, is_last: bool = False) -> bool:
+        """Return False where the client shall get no more until there is room."""
+
+
 #: How a stream's last block ends.
 _DONE = (b"[DONE]\n\n", b"[DONE]\r\n\r\n")
 
@@ -72,6 +78,7 @@ class _Passed:
     def __init__(self, meter: Meter, tail: Tail) -> None:
         self._meter = meter
         self._tail = tail
+        self._is_done = False
 
     def look(self, frame: bytes) -> bytes:
         """Return what of ``frame`` the client gets."""
@@ -80,6 +87,7 @@ class _Passed:
             # Now: a client that has seen it may leave at once.
             self._meter.tokens(self._tail.usage)
             self._meter.done()
+            self._is_done = True
         return passed
 
     def count(self, frame: bytes) -> bytes:
@@ -87,11 +95,11 @@ class _Passed:
         self._meter.pieces += frame.count(b"\n\n") or 1
         return self.look(frame)
 
-    def on_to(self, write: Write) -> Write:
+    def on_to(self, write: Write) -> Take:
         """Return what counts a frame and writes it."""
-        return lambda frame: not (piece := self.count(frame)) or write(piece)
+        return lambda frame: not (piece := self.count(frame)) or write(piece, self._is_done)
 
-    def counted(self, write: Write) -> Write:
+    def counted(self, write: Write) -> Take:
         """Return what writes a frame that is one piece, in which there is nothing to see."""
 
         def take(frame: bytes) -> bool:

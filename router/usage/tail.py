@@ -62,10 +62,11 @@ class Tail:
     def _look(self, block: bytes) -> bytes:
         if not self._wanted:
             block = block.replace(b',"usage":null', b"")
-            if b'"usage"' not in block:
-                return block
+        first = block.find(b'"usage"')
+        if first < 0:
+            return block
         # Whatever stands before the first of them passes as it is.
-        start = frame_begin(block, block.find(b'"usage"'))
+        start = frame_begin(block, first)
         return block[:start] + self._rest(block[start:])
 
     def _rest(self, block: bytes) -> bytes:
