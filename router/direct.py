@@ -51,14 +51,18 @@ _STREAM_HEADERS: Final[Headers] = [
 class Straight(Protocol):
     """A server's way to answer one request without messages: no coroutine, and no task that waits for more."""
 
+    #: Set to True by who looks now and then whether anything is written; False as soon as something is.
+    is_quiet: bool
+
     def begin(self, headers: Headers) -> None:
         """Begin an answer with status 200, in pieces. It goes out with the first of them."""
 
-    def write(self, piece: bytes) -> bool:
-        """Send a piece at once. False: no more, until an empty message has gone through, which waits for room."""
+    def write(self, piece: bytes, is_last: bool = False) -> bool:
+        """Send a piece at once; what is most likely the last, with the end, if that comes in this turn of the loop.
 
-    def write_last(self, piece: bytes) -> None:
-        """Send what is most likely the last piece: with the end, if that is said before the loop's next turn."""
+        Returns:
+            False: no more, until an empty message has gone through, which waits for room.
+        """
 
     def end(self) -> None:
         """End the answer."""
@@ -253,10 +257,14 @@ class _Reply:
 
     def _tick(self) -> None:
         """Send a comment if nothing was sent since the last look."""
-        if self._is_quiet and self._beat is None:
+        if self._is_silent() and self._beat is None:
             self._beat = self._loop.create_task(self._heartbeat())
-        self._is_quiet = True
         self._timer = self._loop.call_later(streams.HEARTBEAT_SECONDS, self._tick)
+
+    def _is_silent(self) -> bool:
+        """Return whether nothing was sent since the last look."""
+        was_quiet, self._is_quiet = self._is_quiet, True
+        return was_quiet
 
     async def _heartbeat(self) -> None:
         try:
@@ -273,19 +281,15 @@ class _StraightReply(_Reply):
     def __init__(self, send: Send, headers: Headers, straight: Straight) -> None:
         super().__init__(send, headers)
         self._straight = straight
-        self._write = straight.write
-        self.write = self._written
+        self.write = straight.write
 
     def watch(self, receive: Receive, task: "asyncio.Task[Any] | None") -> None:
         del receive
         self._straight.on_left(lambda: self._leave(task))
 
-    def _written(self, piece: bytes, is_last: bool = False) -> bool:
-        self._is_quiet = False
-        if is_last:
-            self._straight.write_last(piece)
-            return True
-        return self._write(piece)
+    def _is_silent(self) -> bool:
+        was_quiet, self._straight.is_quiet = self._straight.is_quiet, True
+        return super()._is_silent() and was_quiet
 
     async def _begin(self) -> None:
         self._has_begun = True
@@ -293,7 +297,7 @@ class _StraightReply(_Reply):
 
     async def _piece(self, piece: bytes) -> None:
         # An empty one waits for room.
-        if not piece or not self._write(piece):
+        if not piece or not self._straight.write(piece):
             await super()._piece(b"")
 
     async def _end(self, last: bytes) -> None:
@@ -302,5 +306,5 @@ class _StraightReply(_Reply):
             await self._begin()
         self._is_over = True
         if last:
-            self._write(last)
+            self._straight.write(last, is_last=True)
         self._straight.end()

@@ -34,6 +34,7 @@ class _Straight:
         self._left: Callable[[], None] | None = None
         #: Goes out with what is written next: each write to a socket costs as much as a dozen small ones at once.
         self._pending = b""
+        self.is_quiet = True
 
     def begin(self, headers: Headers) -> None:
         cycle = self._cycle
@@ -47,15 +48,16 @@ class _Straight:
         lines.append(b"transfer-encoding: chunked\r\n\r\n")
         self._pending = b"".join(lines)
 
-    def write(self, piece: bytes) -> bool:
-        if not self._cycle.disconnected:
-            self._transport.write(b"%b%x\r\n%b\r\n" % (self._pending, len(piece), piece))
+    def write(self, piece: bytes, is_last: bool = False) -> bool:
+        self.is_quiet = False
+        data = b"%b%x\r\n%b\r\n" % (self._pending, len(piece), piece)
+        if is_last:
+            self._pending = data
+            asyncio.get_running_loop().call_soon(self._flush)
+        elif not self._cycle.disconnected:
             self._pending = b""
+            self._transport.write(data)
         return not self._flow.write_paused
-
-    def write_last(self, piece: bytes) -> None:
-        self._pending += b"%x\r\n%b\r\n" % (len(piece), piece)
-        asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
         pending, self._pending = self._pending, b""

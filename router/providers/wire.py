@@ -158,14 +158,10 @@ class Exchange(asyncio.Protocol):
         if waiter is not None and not waiter.done():
             waiter.set_result(is_enough)
 
-    def _give(self, take: Take) -> None:
-        try:
-            if not take(self._taken()):
-                self._wake(is_enough=True)
-        except Exception as exc:  # noqa: BLE001 - it is for who waits
-            self._take = None
-            if self._waiter is not None and not self._waiter.done():
-                self._waiter.set_exception(exc)
+    def _fail(self, exc: Exception) -> None:
+        self._take = None
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(exc)
 
     # What sends.
 
@@ -226,10 +222,15 @@ class Exchange(asyncio.Protocol):
             self._wake()
             return
         self._size += len(data)
-        if self._take is None:
+        take = self._take
+        if take is None:
             self._wake()
         elif self._chunks:
-            self._give(self._take)
+            try:
+                if not take(self._taken()):
+                    self._wake(is_enough=True)
+            except Exception as exc:  # noqa: BLE001 - it is for who waits
+                self._fail(exc)
         if self._size > BUFFER_MAX and self._chunks and not self._is_full:
             self._is_full = True
             self._stop_or_go()

@@ -144,13 +144,15 @@ class Straight:
     def __init__(self) -> None:
         self.did: list[Any] = []
         self.wrote = asyncio.Event()
+        self.is_quiet = True
         self.is_full = False
         self.left: Callable[[], None] | None = None
 
     def begin(self, headers: list[tuple[bytes, bytes]]) -> None:
         self.did.append(dict(headers))
 
-    def write(self, piece: bytes) -> bool:
+    def write(self, piece: bytes, is_last: bool = False) -> bool:
+        self.is_quiet = False
         self.did.append(piece)
         self.wrote.set()
         return not self.is_full
