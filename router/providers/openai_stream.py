@@ -7,7 +7,7 @@ Source: OpenAI's API reference, "Streaming", and vLLM 0.32 as observed.
 
 import json
 import re
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from accounts.errors import MhError
 from router.errors import EngineStopped, UpstreamGarbled
@@ -34,6 +34,8 @@ DONE = "[DONE]"
 #: Bytes up to which frames are looked at for whether they say anything.
 _HEAD_MAX = 8192
 _CONTENT = '"delta":{"content":"'
+#: Bytes that the frame of one token never has: no need to look through all of it.
+_TOKEN_MAX: Final = 4096
 _FINISHED = re.compile(rb'"finish_reason":\s*"')
 _FRAME_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 
@@ -247,7 +249,8 @@ class Relay:
         ``feed`` would return it as it is; neither a reason, nor an error, nor a count is in it.
         """
         return (
-            not self._buffer
+            len(data) < _TOKEN_MAX
+            and not self._buffer
             and data.endswith(b"\n\n")
             and b'"finish_reason":null' in data
             and data.count(b"finish_reason") == 1

@@ -92,7 +92,8 @@ class _Passed:
 
     def count(self, frame: bytes) -> bytes:
         """Do the same, and count the pieces in it."""
-        self._meter.pieces += frame.count(b"\n\n") or 1
+        # A line of data and an empty one each: good enough for what nobody has counted, and looked for at once.
+        self._meter.pieces += frame.count(b"\n") // 2 or 1
         return self.look(frame)
 
     def on_to(self, write: Write) -> Take:
