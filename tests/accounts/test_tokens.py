@@ -14,6 +14,7 @@ from accounts.errors import Invalid, NotAllowed, NotAuthenticated, NotFound
 from accounts.models import Token, User
 from accounts.permissions import Permission
 from audit.models import Event
+from tests.backends.faults.table import fault
 
 pytestmark = pytest.mark.django_db
 
@@ -171,6 +172,7 @@ def test_wrong_types_over_rest_are_422_in_the_error_shape(
     assert set(answer.json()["error"]) == {"message", "type", "code", "param", "request_id"}
 
 
+@fault(40)
 def test_one_users_tokens_are_invisible_to_another(
     client: Client, standard: User, owner: User
 ) -> None:

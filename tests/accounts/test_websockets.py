@@ -19,6 +19,7 @@ from accounts.models import Role, Token, User
 from accounts.permissions import Permission
 from accounts.websockets import SocketConsumer
 from audit.models import Event
+from tests.backends.faults.table import fault
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -172,6 +173,7 @@ async def test_silence_closes_with_4408(db: None) -> None:
     assert Echo.log == []
 
 
+@fault(35, 41)
 async def test_somebody_who_may_not_is_closed_with_4403_and_recorded(guest: User) -> None:
     _, plain = await token_of(guest)
     connection = socket(authorization=f"Bearer {plain}")

@@ -17,6 +17,7 @@ from audit import access, append_only, chain
 from audit.models import Category, Event
 from audit.selectors import chain_verify, events, events_oldest_first
 from audit.services import event_record
+from tests.backends.faults.table import fault
 
 pytestmark = pytest.mark.django_db
 SYSTEM = Actor.system(request_id="boot-1")
@@ -35,6 +36,7 @@ def tampering() -> Iterator[Any]:
     append_only.install(connection)
 
 
+@fault(36)
 @pytest.mark.parametrize(
     "statement",
     [
@@ -156,6 +158,7 @@ def test_long_names_are_cut_not_refused() -> None:
 # Refusals
 
 
+@fault(37)
 def test_a_refusal_is_recorded_and_raised(standard: User) -> None:
     actor = Actor(user=standard, surface="rest", request_id="r9", source_address="192.0.2.1")
     with pytest.raises(NotAllowed):
@@ -252,6 +255,7 @@ def test_other_keys_are_left_alone(key: str) -> None:
     assert not is_secret_key(key)
 
 
+@fault(38)
 def test_secrets_are_masked_by_key_and_by_value_at_any_depth() -> None:
     secret = "hf_" + "A1b2C3d4E5" * 3
     event = record(

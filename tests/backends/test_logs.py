@@ -15,6 +15,7 @@ from backends import logs, secrets, selectors, supervisor
 from backends.errors import UnknownStart
 from backends.models import Backend
 from tests.backends.conftest import FakeBackend
+from tests.backends.faults.table import fault
 
 KEY = "a-key-of-our-own"
 TOKEN = "hf_abcdefghijklmnopqrstuvwx"
@@ -143,6 +144,7 @@ def test_the_help_says_how() -> None:
     assert "--starts" in text
 
 
+@fault(38)
 @pytest.mark.process
 def test_keys_and_tokens_given_to_an_engine_stand_nowhere_it_leaves(
     fake: Make, owner_actor: Any, monkeypatch: pytest.MonkeyPatch

@@ -22,6 +22,7 @@ from backends.errors import InvalidOptions, OperationConflict, UnknownBackend, W
 from backends.lifecycle import State
 from backends.models import Operation, OperationState
 from tests.backends.conftest import FakeBackend
+from tests.backends.faults.table import fault
 
 pytestmark = pytest.mark.process
 
@@ -87,6 +88,7 @@ def test_every_step_is_in_the_audit_with_who_asked(
     assert {event.source_address for event in events} == {"127.0.0.1"}
 
 
+@fault(37)
 def test_a_start_that_fails_shows_the_engines_reason_and_leaves_nothing(
     fake: Callable[..., FakeBackend], owner_actor: Actor
 ) -> None:
@@ -102,6 +104,9 @@ def test_a_start_that_fails_shows_the_engines_reason_and_leaves_nothing(
     assert backend.row.failure_detail
     assert backend.pids() == ()
     assert selectors.backend_log("fake"), "the log is kept"
+    event = Event.objects.get(event="operation.failed")
+    assert (event.outcome, event.actor_name) == ("failure", "olga")
+    assert "ended while it was starting" in event.message, "with the reason"
 
 
 def test_after_a_failed_start_the_next_one_works(
@@ -372,6 +377,7 @@ def test_without_a_worker_it_says_so(fake: Callable[..., FakeBackend], owner_act
     assert not Operation.objects.exists()
 
 
+@fault(38)
 def test_secrets_are_kept_encrypted_and_never_shown(
     fake: Callable[..., FakeBackend], owner_actor: Actor
 ) -> None:

@@ -11,6 +11,7 @@ from accounts.actors import Actor
 from accounts.models import User
 from accounts.services import token_create
 from audit.models import Event
+from tests.backends.faults.table import fault
 
 pytestmark = pytest.mark.django_db
 
@@ -188,6 +189,7 @@ def ask(client: Client, route: str, method: str, **headers: str) -> Any:
     return getattr(client, method.lower())(url_of(route), headers=headers, **body)
 
 
+@fault(35)
 @pytest.mark.parametrize(("route", "method"), API)
 def test_nobody_signed_in_hears_401(route: str, method: str) -> None:
     answer = ask(Client(), route, method)
@@ -199,6 +201,7 @@ def test_nobody_signed_in_hears_401(route: str, method: str) -> None:
     assert error_of(answer)["type"] == "authentication_error"
 
 
+@fault(41)
 @pytest.mark.parametrize(("route", "method"), API)
 def test_each_role_may_what_the_table_says_by_session_and_by_token(
     users: dict[str, User], route: str, method: str
@@ -225,6 +228,7 @@ def test_each_role_may_what_the_table_says_by_session_and_by_token(
                 assert event.request_id == error["request_id"]
 
 
+@fault(41)
 @pytest.mark.parametrize("route", ADMIN)
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_admin_pages_are_for_owners_but_for_a_few(

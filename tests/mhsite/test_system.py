@@ -22,6 +22,7 @@ from django.utils.module_loading import import_string
 
 from accounts.masking import MASK, mask_event, mask_line
 from mhsite import system_views
+from tests.backends.faults.table import fault
 from tests.mhsite.test_routes import TABLE
 
 pytestmark = pytest.mark.django_db
@@ -135,6 +136,7 @@ def test_log_lines_hide_secrets_and_keep_the_rest() -> None:
     assert mask_line(None, "info", "used mh_" + "0" * 64) == f"used {MASK}"
 
 
+@fault(38)
 def test_tracebacks_show_no_variables_and_no_secrets() -> None:
     formatter = next(h.formatter for h in logging.getLogger().handlers if h.name == "console")
     assert formatter is not None

@@ -251,6 +251,7 @@ def test_a_job_that_failed_is_not_run_again_and_the_next_of_the_chain_answers(
     assert clouds.runpod.jobs(since) == ["FAILED"]
 
 
+@fault(42)
 @pytest.mark.parametrize("habit", ["run-cut", "run-status=502", "ends=TIMED_OUT", "forget"])
 def test_a_job_that_may_have_run_is_never_sent_twice(clouds: Clouds, habit: str) -> None:
     clouds.runpod.behave(habit, "endless")

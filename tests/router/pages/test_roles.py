@@ -10,6 +10,7 @@ from django.test import Client
 from accounts.models import User
 from audit.models import Event, Outcome
 from router.models import ModelEntry, Role, RoleLink, UserModelEntry, UserRole
+from tests.backends.faults.table import fault
 from tests.router.pages.conftest import Reader
 
 pytestmark = pytest.mark.django_db
@@ -71,6 +72,7 @@ def test_a_standard_user_sees_what_counts_for_them_and_changes_their_own_only(
     assert UserRole.objects.get(user=standard, name="persona").chain == ["b", "c"]
 
 
+@fault(40)
 def test_nobody_sees_or_reaches_the_roles_and_models_of_somebody_else(
     stan: Reader, boss: Reader, standard: User
 ) -> None:

@@ -13,6 +13,7 @@ from accounts.errors import NotAllowed, NotFound, TooMany
 from accounts.models import User
 from audit.models import Event
 from router.usage import quotas, services, storing
+from tests.backends.faults.table import fault
 from tests.router.usage.conftest import made, stored
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("clean_broker", "no_defaults")]
@@ -61,6 +62,7 @@ def test_somebody_without_a_quota_costs_no_query(
         quotas.admit(None)
 
 
+@fault(39)
 def test_requests_above_the_minutes_are_refused_until_it_ends(
     standard: User, owner: User, at_noon: None
 ) -> None:
@@ -72,6 +74,7 @@ def test_requests_above_the_minutes_are_refused_until_it_ends(
     quotas.admit(owner)
 
 
+@fault(39)
 def test_a_new_minute_begins_anew(standard: User, at_noon: None, monkeypatch: Any) -> None:
     limit(standard, requests_per_minute=1)
     quotas.admit(standard)
@@ -80,6 +83,7 @@ def test_a_new_minute_begins_anew(standard: User, at_noon: None, monkeypatch: An
     quotas.admit(standard)
 
 
+@fault(39)
 @pytest.mark.parametrize(
     ("name", "window", "left"),
     [("tokens_per_day", "day", 41_380), ("tokens_per_month", "month", 14 * 86_400 + 41_380)],
