@@ -9,7 +9,15 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
+from playwright.sync_api import (
+    APIResponse,
+    Browser,
+    BrowserContext,
+    Locator,
+    Page,
+    Route,
+    expect,
+)
 
 from tests.backends.faults.whole_site import PASSWORD, WholeSite, until, whole_site
 from tests.e2e.browsing import NARROW, WIDE, findings, themed
@@ -635,6 +643,40 @@ def test_what_cannot_be_answered_says_why_and_what_to_do(
     expect(chatting.column().locator("[data-availability]")).to_be_hidden()
     chatting.button("Try again").click()
     expect(chatting.answers().last.locator(".mh-message__text")).to_have_text("Anybody?")
+    chatting.check()
+
+
+def test_an_old_answer_does_not_come_over_a_newer_one(chatting: Chatting, site: WholeSite) -> None:
+    """Who can answer is asked for again with each change, and the first to be asked may be the last to say."""
+    page = chatting.page
+    late: list[tuple[Route, APIResponse]] = []
+    is_held = True
+
+    def hold(route: Route) -> None:
+        if is_held:
+            late.append((route, route.fetch()))
+        else:
+            route.continue_()
+
+    def served_of(answer: APIResponse) -> list[str]:
+        return [model["id"] for model in answer.json()["data"] if model["owned_by"] != "mh"]
+
+    page.route("**/v1/models", hold)
+    site.ask("stop", "left", wait=60)
+    until(
+        lambda: page.wait_for_timeout(50) or (late and not served_of(late[-1][1])),
+        seconds=20,
+        what="the list without an engine",
+    )
+    is_held = False
+    site.start("left")
+    served = chatting.column().locator("optgroup[label='Served now'] option")
+    expect(served).not_to_have_count(0)
+    page.wait_for_timeout(1500)  # until nothing changes any more, and nobody asks again
+    for route, answer in late:
+        route.fulfill(response=answer)
+    page.wait_for_timeout(300)
+    expect(served).not_to_have_count(0)
     chatting.check()
 
 

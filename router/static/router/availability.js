@@ -34,10 +34,15 @@ export function watchAvailability(scope, listener) {
   const query = scope === "site" ? "?scope=site" : "";
   let seen = live?.status ? digest(live.status) : "";
   let timer = null;
+  let newest = 0;
   async function read() {
+    const asked = ++newest;
     try {
       const [models, roles] = await Promise.all([call("GET", `/api/models${query}`), call("GET", `/api/roles${query}`)]);
-      listener({ models: models.results, roles: roles.results });
+      // The first to be asked may be the last to answer.
+      if (asked === newest) {
+        listener({ models: models.results, roles: roles.results });
+      }
     } catch {
       // The next change asks again; the header says that the connection is gone.
     }

@@ -8,6 +8,8 @@ const OFF = { "backend off": "off", "not installed": "not installed", "needs cre
 export class Targets {
   constructor({ roles, models, served }) {
     this.active = null;
+    /** How often was asked: only the newest answer counts, whichever comes last. */
+    this.asked = 0;
     this.take(roles, models, served);
   }
 
@@ -20,12 +22,15 @@ export class Targets {
 
   /** Ask the site again: what runs has changed. Roles are for whom they are for, so no socket brings them. */
   async refresh() {
+    const asked = ++this.asked;
     const [roles, models, served] = await Promise.all([
       call("GET", "/api/roles?limit=1000"),
       call("GET", "/api/models?limit=1000"),
       call("GET", "/v1/models"),
     ]);
-    this.take(roles.results, models.results, served.data);
+    if (asked === this.asked) {
+      this.take(roles.results, models.results, served.data);
+    }
   }
 
   /** Return what of a request names `value`: `{role}`, `{model}`, or nothing for whatever is active. */
