@@ -1,14 +1,16 @@
 """Anything on the network with an OpenAI-compatible base URL: OpenAI, OpenRouter, Groq, LM Studio, llama.cpp's server."""
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr
 
+from accounts.errors import MhError
 from backends.engines.base import Target
+from router.errors import ProviderRefused
 from router.providers.addresses import BaseUrl
 from router.providers.base import Capabilities, ChatCall, ProviderSettings
 from router.providers.exchange import model_names
@@ -77,6 +79,16 @@ class OpenAI(OpenAICompatible):
     def url(self, target: Target, path: str) -> str:
         """Return the address of ``path``: the version is part of the base URL."""
         return f"{target.endpoint}{path.removeprefix('/v1')}"
+
+    def refused(self, status: int, body: bytes, headers: Mapping[str, str]) -> MhError:
+        """Return the error for an answer that is not 200; a key is that of an account here."""
+        error = super().refused(status, body, headers)
+        if error.code == ProviderRefused.code:
+            error.message = (
+                "The provider refused the key of this account. The site's owner must check it: "
+                "mh provider test."
+            )
+        return error
 
     def payload(self, target: Target, call: ChatCall) -> dict[str, Any]:
         """Return the body of a chat, with the limit by the name this API has for it."""

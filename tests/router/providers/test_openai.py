@@ -98,6 +98,7 @@ async def test_each_failure_has_its_error(
     fake.behave(habit)
     error = await failure(openai, at(fake), call(options={"max_tokens": 5}))
     assert (type(error), error.code, error.retryable) == (kind, code, retryable)
+    assert "backend" not in error.message, "it is an account, not an engine of ours"
 
 
 @fault(25)
