@@ -25,11 +25,12 @@ from typing import Any, Final
 
 import redis
 import redis.asyncio
+import redis.retry
 from django.conf import settings
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from backends import bus, leases
+from backends import leases
 from backends.errors import BackendHeld, BackendMoved, BackendNotRunning
 from backends.pipeline import Pipeline, checked
 
@@ -267,8 +268,10 @@ class _Holder:
 
     def at_exit(self) -> None:
         """Give everything back, without the event loop: it has ended."""
-        client = bus.redis_client()
-        for lease in self._leases:
+        client = redis.Redis.from_url(
+            settings.REDIS_URL, socket_timeout=1, retry=redis.retry.Retry(NoBackoff(), 0)
+        )
+        for lease in list(self._leases):
             client.zrem(leases.leases_key(lease.purpose[0]), lease.id)
 
 
