@@ -11,7 +11,7 @@ import pytest
 import redis
 from django.conf import settings
 
-from backends import leases, request_leases
+from backends import lease_holder, leases
 from backends.errors import BackendHeld, BackendMoved, BackendNotRunning
 from backends.request_leases import request_lease
 
@@ -74,8 +74,8 @@ async def test_a_lease_of_a_dead_holder_expires(clean_broker: "redis.Redis") -> 
 async def test_a_long_request_keeps_its_lease(
     clean_broker: "redis.Redis", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(request_leases, "LEASE_SECONDS", 0.5)
-    monkeypatch.setattr(request_leases, "RENEW_SECONDS", 0.1)
+    monkeypatch.setattr(lease_holder, "LEASE_SECONDS", 0.5)
+    monkeypatch.setattr(lease_holder, "RENEW_SECONDS", 0.1)
     async with request_lease("fake", "r1"):
         await asyncio.sleep(1)
         assert leases.in_flight("fake") == 1
@@ -157,7 +157,7 @@ async def until(condition: Callable[[], object], *, within: float) -> None:
 @pytest.fixture
 def keeping(clean_broker: "redis.Redis", monkeypatch: pytest.MonkeyPatch) -> "redis.Redis":
     """A broker, and leases that are kept for longer than any test takes."""
-    monkeypatch.setattr(request_leases, "KEEP_SECONDS", 60)
+    monkeypatch.setattr(lease_holder, "KEEP_SECONDS", 60)
     return clean_broker
 
 
@@ -175,7 +175,7 @@ async def test_the_next_request_takes_over_without_asking(keeping: "redis.Redis"
 
 async def test_what_nobody_takes_over_is_given_back_soon(clean_broker: "redis.Redis") -> None:
     await kept()
-    await none_in_flight(within=request_leases.KEEP_SECONDS + 1)
+    await none_in_flight(within=lease_holder.KEEP_SECONDS + 1)
 
 
 @pytest.mark.parametrize("token", ["another", ""])
@@ -223,7 +223,7 @@ async def test_a_closed_gate_is_seen_without_being_heard(
     keeping: "redis.Redis", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A broker on another machine may lose us, and we do not hear of that."""
-    monkeypatch.setattr(request_leases, "RENEW_SECONDS", 0.1)
+    monkeypatch.setattr(lease_holder, "RENEW_SECONDS", 0.1)
     await kept()
     keeping.set(leases.gate_key("fake"), leases.HELD)
     await none_in_flight(within=1)
@@ -261,7 +261,7 @@ async def test_a_cut_is_heard_at_once(keeping: "redis.Redis") -> None:
 async def test_who_does_not_hear_keeps_nothing(
     keeping: "redis.Redis", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(request_leases, "RENEW_SECONDS", 0.3)
+    monkeypatch.setattr(lease_holder, "RENEW_SECONDS", 0.3)
     await kept()
     keeping.client_kill_filter(_type="pubsub")
     await none_in_flight(within=0.2)
@@ -276,7 +276,7 @@ async def test_a_process_that_was_stopped_for_long_asks_again(
 ) -> None:
     await kept()
     before = taken(keeping)
-    monkeypatch.setattr(request_leases, "_SURE_SECONDS", -1)
+    monkeypatch.setattr(lease_holder, "_SURE_SECONDS", -1)
     async with request_lease("fake", "next"):
         assert leases.in_flight("fake") == 1
     assert taken(keeping) == before + 1
@@ -285,7 +285,7 @@ async def test_a_process_that_was_stopped_for_long_asks_again(
 async def test_taking_over_counts_as_use(
     keeping: "redis.Redis", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(request_leases, "RENEW_SECONDS", 0.1)
+    monkeypatch.setattr(lease_holder, "RENEW_SECONDS", 0.1)
     await kept()
     await asyncio.sleep(0.15)
     before = time.time()
@@ -297,7 +297,7 @@ async def test_taking_over_counts_as_use(
 async def test_a_burst_leaves_no_more_than_are_needed(
     keeping: "redis.Redis", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(request_leases, "RENEW_SECONDS", 0.1)
+    monkeypatch.setattr(lease_holder, "RENEW_SECONDS", 0.1)
     await kept()
     async with request_lease("fake", "long"):
         together = asyncio.Barrier(20)
