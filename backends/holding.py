@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import logging
 import time
-import weakref
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -16,6 +15,7 @@ import redis
 import redis.asyncio
 from django.conf import settings
 
+from accounts.loops import PerLoop
 from backends import bus
 from backends.leases import CHANGES
 
@@ -105,20 +105,12 @@ class _Room:
             place.position = order.get(place.id, place.position)
 
 
-_rooms: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Room]" = weakref.WeakKeyDictionary()
-
-
-def _room() -> _Room:
-    loop = asyncio.get_running_loop()
-    room = _rooms.get(loop)
-    if room is None:
-        room = _rooms[loop] = _Room()
-    return room
+_rooms: Final = PerLoop(_Room)
 
 
 def waiting() -> int:
     """Return how many requests of this event loop wait."""
-    return len(_room().places)
+    return len(_rooms.get().places)
 
 
 def held() -> int:
@@ -132,7 +124,7 @@ def held() -> int:
 @contextlib.asynccontextmanager
 async def place_in_queue(request_id: str) -> AsyncIterator[Place]:
     """Take a place at the end of the queue for as long as the body runs."""
-    room, place = _room(), Place(request_id)
+    room, place = _rooms.get(), Place(request_id)
     room.enter(place)
     try:
         yield place

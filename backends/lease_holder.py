@@ -16,7 +16,6 @@ import functools
 import logging
 import multiprocessing.util
 import time
-import weakref
 from typing import Any, Final
 
 import redis
@@ -26,6 +25,7 @@ from django.conf import settings
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from accounts.loops import PerLoop
 from backends import leases
 from backends.pipeline import Pipeline, checked
 
@@ -38,14 +38,14 @@ KEEP_SECONDS: Final = 0.1
 #: Seconds since its last renewal in which a lease may be taken over: less than it lives.
 _SURE_SECONDS: Final = 3.0
 
-#: KEYS: gate, leases, token of what serves. ARGV: now, expiry, lease id, token the request was sent to.
+#: KEYS: gate, leases, token of what serves, time of last use. ARGV: now, expiry, lease id, token the request was sent to.
 #: Returns ``taken``, ``moved``, or what the gate says.
 _TAKE = """
 local gate = redis.call('GET', KEYS[1])
 if gate then return gate end
 local serving = redis.call('GET', KEYS[3])
 if serving and ARGV[4] ~= '' and serving ~= ARGV[4] then return 'moved' end
-redis.call('SET', KEYS[2] .. ':used', ARGV[1])
+redis.call('SET', KEYS[4], ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', ARGV[1])
 redis.call('ZADD', KEYS[2], ARGV[2], ARGV[3])
 return 'taken'
@@ -123,9 +123,10 @@ class Holder:
         """Take ``lease`` for ``task``; return what came of it: ``taken``, ``moved``, ``held`` or ``closed``."""
         backend, token = lease.purpose
         now = time.time()
-        keys = [leases.gate_key(backend), leases.leases_key(backend), leases.serving_key(backend)]
+        of = (leases.gate_key, leases.leases_key, leases.serving_key, leases.used_key)
+        keys = [key(backend) for key in of]
         lease.era, lease.renewed = self._era, time.monotonic()
-        asked = self._broker.ask("EVAL", _TAKE, 3, *keys, now, now + LEASE_SECONDS, lease.id, token)
+        asked = self._broker.ask("EVAL", _TAKE, 4, *keys, now, now + LEASE_SECONDS, lease.id, token)
         try:
             word = str(checked(await asyncio.shield(asked)))
         except asyncio.CancelledError:
@@ -290,15 +291,9 @@ def _at_exit() -> None:
             _holding.pop().at_exit()
 
 
-_holders: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Holder]" = (
-    weakref.WeakKeyDictionary()
-)
+_holders: Final = PerLoop(Holder)
 
 
 def holder() -> Holder:
     """Return the holder of the running event loop."""
-    loop = asyncio.get_running_loop()
-    found = _holders.get(loop)
-    if found is None:
-        found = _holders[loop] = Holder()
-    return found
+    return _holders.get()

@@ -27,7 +27,7 @@ class Pipeline:
     """The commands of one event loop. They go out in the order they were asked in."""
 
     def __init__(self) -> None:
-        self.client = redis.asyncio.Redis.from_url(
+        self._client = redis.asyncio.Redis.from_url(
             settings.REDIS_URL, socket_timeout=2, socket_connect_timeout=2, decode_responses=True
         )
         pool: Any = redis.asyncio.Redis.from_url(
@@ -77,7 +77,7 @@ class Pipeline:
 
     async def _answers_patiently(self, commands: list[Command]) -> list[Any]:
         try:
-            async with self.client.pipeline(transaction=False) as pipe:
+            async with self._client.pipeline(transaction=False) as pipe:
                 for command in commands:
                     pipe.execute_command(*command)
                 return list(await pipe.execute(raise_on_error=False))

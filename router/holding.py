@@ -152,12 +152,7 @@ class Waiting:
                     await attempt.enter_async_context(_InAll(settings.MH_ANSWER_SECONDS))
                     items, first = await self._opened(attempt, send, patience)
                     while isinstance(first, Waits):
-                        yield QueuedEvent(
-                            type="queued",
-                            position=max(1, first.position),
-                            eta_seconds=first.eta_seconds,
-                            reason=first.reason,
-                        )
+                        yield _queued(first.position, first)
                         first = await self._begun(_first_of(items), patience)
                     if first is None:
                         raise broken_off()
@@ -260,7 +255,7 @@ class Waiting:
             news = (place.position, wait.reason)
             if news != said or time.monotonic() - said_at >= _EVENT_SECONDS:
                 said, said_at = news, time.monotonic()
-                yield _queued(place, wait)
+                yield _queued(place.position, wait)
             try:
                 await self._try(stack)
             except (BackendNotRunning, NoRoute) as exc:
@@ -387,10 +382,10 @@ def _refuse_crowd() -> None:
         raise NoRoute(msg, code="queue_full", retry_after=5)
 
 
-def _queued(place: Place, wait: Wait) -> QueuedEvent:
+def _queued(position: int, wait: Wait | Waits) -> QueuedEvent:
     return QueuedEvent(
         type="queued",
-        position=max(1, place.position),
+        position=max(1, position),
         eta_seconds=wait.eta_seconds,
         reason=wait.reason,
     )

@@ -289,9 +289,7 @@ class Relay:
         # As ``_is_looked_at``: this is done for each token.
         error, done = block.find(b'"error"'), block.find(b"[DONE]")
         if error >= 0 or done >= 0:
-            return self._frames(
-                block, max(error, done) if min(error, done) < 0 else min(error, done)
-            )
+            return self._frames(block, min(at for at in (error, done) if at >= 0))
         if not self._finished and _FINISHED.search(block):
             self._finished = True
         return block

@@ -1,12 +1,13 @@
 """One pooled HTTP client per endpoint and event loop."""
 
-import asyncio
-import weakref
 from collections.abc import AsyncGenerator
+from typing import Final
 
 import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
+
+from accounts.loops import PerLoop
 
 #: Seconds to wait for a connection. Reading has no limit: a long answer is not a fault.
 CONNECT_TIMEOUT = 5.0
@@ -43,18 +44,12 @@ class _Clients:
             self._by_endpoint.clear()
 
 
-_loops: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Clients]" = (
-    weakref.WeakKeyDictionary()
-)
+_clients: Final = PerLoop(_Clients)
 
 
 async def client_for(endpoint: str) -> httpx.AsyncClient:
     """Return the client for ``endpoint`` (a base URL) on the running event loop."""
-    loop = asyncio.get_running_loop()
-    clients = _loops.get(loop)
-    if clients is None:
-        clients = _loops[loop] = _Clients()
-    return await clients.get(endpoint)
+    return await _clients.get().get(endpoint)
 
 
 def _client(endpoint: str) -> httpx.AsyncClient:

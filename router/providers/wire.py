@@ -8,7 +8,6 @@ Source: RFC 9112.
 
 import asyncio
 import time
-import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit
 import httptools
 from django.conf import settings
 
+from accounts.loops import PerLoop
 from router.providers.pool import CONNECT_TIMEOUT, KEEP_IDLE
 from router.providers.turns import Turns
 
@@ -318,8 +318,8 @@ class _Pool:
 class _Pools:
     """The connections of one event loop, by address, and the turns that their streams are read in."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._turns = Turns(loop, settings.MH_STREAM_TURN_MS / 1000)
+    def __init__(self) -> None:
+        self._turns = Turns(asyncio.get_running_loop(), settings.MH_STREAM_TURN_MS / 1000)
         self._pools: dict[str, _Pool] = {}
 
     def pool(self, netloc: str, host: str, port: int) -> _Pool:
@@ -329,15 +329,7 @@ class _Pools:
         return found
 
 
-_loops: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Pools]" = weakref.WeakKeyDictionary()
-
-
-def _pool_for(netloc: str, host: str, port: int) -> _Pool:
-    loop = asyncio.get_running_loop()
-    pools = _loops.get(loop)
-    if pools is None:
-        pools = _loops[loop] = _Pools(loop)
-    return pools.pool(netloc, host, port)
+_pools: Final = PerLoop(_Pools)
 
 
 async def post(url: str, body: bytes, headers: Mapping[str, str]) -> Exchange:
@@ -348,7 +340,7 @@ async def post(url: str, body: bytes, headers: Mapping[str, str]) -> Exchange:
     """
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or 80
-    exchange = await _pool_for(parts.netloc, host, port).take()
+    exchange = await _pools.get().pool(parts.netloc, host, port).take()
     try:
         exchange.send(_request(parts.netloc, parts.path, body, headers))
         await exchange.head()

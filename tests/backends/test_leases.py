@@ -16,6 +16,20 @@ from backends.errors import BackendHeld, BackendMoved, BackendNotRunning
 from backends.request_leases import request_lease
 
 
+async def chatting() -> "asyncio.Task[None]":
+    """A request that is in flight until somebody ends it."""
+    began = asyncio.Event()
+
+    async def chat() -> None:
+        async with request_lease("fake", "r1"):
+            began.set()
+            await asyncio.sleep(60)
+
+    task = asyncio.create_task(chat())
+    await began.wait()
+    return task
+
+
 async def test_a_request_is_counted_while_it_runs(clean_broker: "redis.Redis") -> None:
     async with request_lease("fake", "r1"):
         assert leases.in_flight("fake") == 1
@@ -37,15 +51,7 @@ async def test_a_closed_gate_refuses_and_says_when_to_try_again(
 
 
 async def test_a_cut_ends_what_runs_with_an_error(clean_broker: "redis.Redis") -> None:
-    began = asyncio.Event()
-
-    async def chat() -> None:
-        async with request_lease("fake", "r1"):
-            began.set()
-            await asyncio.sleep(60)
-
-    task = asyncio.create_task(chat())
-    await began.wait()
+    task = await chatting()
     leases.cut("fake")
     with pytest.raises(BackendNotRunning) as caught:
         await asyncio.wait_for(task, 5)
@@ -242,15 +248,7 @@ async def test_something_else_serving_has_it_given_back(keeping: "redis.Redis") 
 async def test_a_cut_is_heard_at_once(keeping: "redis.Redis") -> None:
     """Not only with the next renewal, a second later."""
     await kept()
-    began = asyncio.Event()
-
-    async def chat() -> None:
-        async with request_lease("fake", "r1"):
-            began.set()
-            await asyncio.sleep(60)
-
-    task = asyncio.create_task(chat())
-    await began.wait()
+    task = await chatting()
     await asyncio.sleep(0.05)
     leases.cut("fake")
     with pytest.raises(BackendNotRunning):

@@ -164,11 +164,17 @@ class Straight:
         self.left = left
 
 
-async def test_where_the_server_can_nothing_is_sent_by_message(client: Client) -> None:
+async def begun(client: Client) -> "tuple[Straight, asyncio.Task[None]]":
+    """An answer of which one piece has gone out."""
     straight = client.straight = Straight()
     task = asyncio.create_task(client.ask())
     client.source.put_nowait(b"one")
     await asyncio.wait_for(straight.wrote.wait(), 5)
+    return straight, task
+
+
+async def test_where_the_server_can_nothing_is_sent_by_message(client: Client) -> None:
+    straight, task = await begun(client)
     assert client.write is not None
     assert client.write(b"two")
     client.source.put_nowait(b"")
@@ -202,10 +208,7 @@ async def test_an_error_on_the_short_way_is_the_last_frame(client: Client) -> No
 
 
 async def test_a_client_that_leaves_on_the_short_way_ends_it_at_once(client: Client) -> None:
-    straight = client.straight = Straight()
-    task = asyncio.create_task(client.ask())
-    client.source.put_nowait(b"one")
-    await asyncio.wait_for(straight.wrote.wait(), 5)
+    straight, task = await begun(client)
     assert straight.left is not None
     straight.left()
     await asyncio.wait_for(task, 5)
