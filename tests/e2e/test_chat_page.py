@@ -148,7 +148,6 @@ class Chatting:
     def ask(self, text: str, box: Locator | None = None) -> None:
         place = box or self.prompt()
         place.fill(text)
-        expect(self.page.locator("[data-connection]")).to_be_empty(timeout=SECONDS)
         place.press("Enter")
 
     def button(self, name: str, inside: Locator | None = None) -> Locator:
@@ -611,13 +610,53 @@ def test_a_lost_connection_is_said_and_the_page_comes_back(
     )
     connection = chatting.page.locator("[data-connection]")
     expect(connection).to_have_text("Connection lost, reconnecting…")
-    expect(chatting.column().locator("[data-send]")).to_be_disabled()
-    expect(connection).to_be_empty(timeout=60_000)
     behave(site, "echo")
-    chatting.button("Try again").click()
-    expect(chatting.answers().locator(".mh-message__text")).to_have_text("Go on for ever.")
+    # What is sent meanwhile goes when the page is back, as it was typed last.
+    hint = chatting.column().locator("[data-hint]")
+    chatting.ask("Is anybody")
+    expect(hint).to_have_text("Goes as soon as the page is connected.")
+    chatting.prompt().press_sequentially(" there?")
+    expect(hint).to_have_text(re.compile("^Enter sends"))
+    chatting.prompt().press("Enter")
+    expect(connection).to_be_empty(timeout=60_000)
+    expect(chatting.answers().last.locator(".mh-message__text")).to_have_text("Is anybody there?")
+    expect(chatting.prompt()).to_be_empty()
+    assert len(chatting.chats) == 2
+    chatting.button("Regenerate").click()
+    expect(chatting.answers()).to_have_count(2)
     # The browser itself says on the console that a socket could not connect; nothing else may.
     chatting.errors = [e for e in chatting.errors if "WebSocket connection" not in e]
+    chatting.check()
+
+
+#: Sockets of the page that take a second longer to open.
+SLOW_LINE = """
+    const Real = window.WebSocket;
+    window.WebSocket = class extends Real {
+        slow = true;
+        get readyState() {
+            return this.slow ? Real.CONNECTING : super.readyState;
+        }
+        addEventListener(type, heard) {
+            super.addEventListener(type, type !== "open" ? heard : event => setTimeout(() => {
+                this.slow = false;
+                heard(event);
+            }, 1000));
+        }
+    };
+"""
+
+
+def test_a_question_sent_before_the_page_is_connected_goes_when_it_is(
+    context: BrowserContext, site: WholeSite
+) -> None:
+    context.add_init_script(SLOW_LINE)
+    chatting = Chatting(site, context.new_page())
+    chatting.open()
+    chatting.ask("Too early?")
+    expect(chatting.page.locator("[data-connection]")).to_have_text("Connecting…")
+    expect(chatting.answers().locator(".mh-message__text")).to_have_text("Too early?")
+    expect(chatting.prompt()).to_be_empty()
     chatting.check()
 
 

@@ -19,6 +19,11 @@ export class Chats {
     return this.state === "open" && this.socket.ready;
   }
 
+  /** Whether one may ask now, and whether one will be able to by waiting. */
+  get readiness() {
+    return { mayAsk: this.isOpen, isConnecting: this.state === "waiting" };
+  }
+
   /**
    * Ask; `listener(frame)` hears everything about it, the last being `done`, `error`, or `{type: "lost"}` when the
    * connection went away. Returns the chat's id, or "" where it could not be sent.

@@ -44,7 +44,7 @@ class ChatPage {
     const found = this.store.load() ?? { conversations: [newConversation()], compare: false };
     this.compare.checked = found.compare;
     found.conversations.slice(0, MOST).forEach((conversation) => this.open(conversation));
-    this.render();
+    this.connection(this.chats.state);
   }
 
   listen() {
@@ -210,7 +210,7 @@ class ChatPage {
       show(hook(column.root, "remove"), several);
       show(column.composer.root, !this.isComparing, () => this.all.prompt);
     });
-    this.all.update({ mayAsk: this.chats?.isOpen ?? false, isBusy: busy.length > 0, hint: busy.length ? "Everybody is asked again when all have answered." : "" });
+    this.all.update({ ...this.chats.readiness, isBusy: busy.length > 0, hint: busy.length ? "Everybody is asked again when all have answered." : "" });
     this.renderTabs();
   }
 

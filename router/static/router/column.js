@@ -228,7 +228,7 @@ export class Column {
     show(hook(this.root, "clear"), !isEmpty, () => this.composer.prompt);
     const blind = this.composer.images.length && targets.isBlind(target);
     this.composer.update({
-      mayAsk: chats.isOpen,
+      ...chats.readiness,
       isBusy: this.isBusy,
       hint: blind ? "The registry says that this model takes no images." : "",
     });

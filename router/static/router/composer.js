@@ -15,7 +15,9 @@ export class Composer {
     this.images = [];
     /** What was wrong with the last files, until something else is done here. */
     this.problem = "";
-    this.state = { mayAsk: false, isBusy: false, hint: "" };
+    /** Sent before the page was connected: it goes when it is, unless it is changed. */
+    this.isEarly = false;
+    this.state = { mayAsk: false, isConnecting: true, isBusy: false, hint: "" };
     this.prompt = hook(root, "prompt");
     this.send = hook(root, "send");
     this.label();
@@ -60,20 +62,37 @@ export class Composer {
   typed() {
     // As tall as what is typed, within bounds.
     this.problem = "";
+    this.isEarly = false;
     this.prompt.rows = Math.min(8, Math.max(2, this.prompt.value.split("\n").length));
     this.render();
   }
 
+  get isEmpty() {
+    return !this.prompt.value.trim() && this.images.length === 0;
+  }
+
   submit() {
-    const text = this.prompt.value.trim();
-    const { mayAsk, isBusy } = this.state;
-    if (mayAsk && !isBusy && (text || this.images.length) && this.onsend(text, this.images)) {
-      this.images = [];
-      this.prompt.value = "";
-      this.typed();
-      this.drawImages();
-      this.focus();
+    const { mayAsk, isConnecting } = this.state;
+    if (mayAsk) {
+      if (this.give()) {
+        this.focus();
+      }
+    } else {
+      this.isEarly = isConnecting && !this.isEmpty;
+      this.render();
     }
+  }
+
+  /** Give what is typed to be asked; returns whether it was. */
+  give() {
+    if (this.state.isBusy || this.isEmpty || !this.onsend(this.prompt.value.trim(), this.images)) {
+      return false;
+    }
+    this.images = [];
+    this.prompt.value = "";
+    this.typed();
+    this.drawImages();
+    return true;
   }
 
   focus() {
@@ -114,16 +133,21 @@ export class Composer {
     return make("li", {}, make("img", { src: url, alt: `Image ${index + 1}` }), remove);
   }
 
-  /** Take in whether one may ask, whether an answer is running, and what to say beside the buttons. */
+  /** Take in whether one may ask or soon may, whether an answer is running, and what to say beside the buttons. */
   update(state) {
     this.state = { ...this.state, ...state };
+    if (this.isEarly && this.state.mayAsk) {
+      this.isEarly = false;
+      this.give();
+    }
     this.render();
   }
 
   render() {
-    const { mayAsk, isBusy, hint } = this.state;
-    write(hook(this.root, "hint"), this.problem || hint || "Enter sends, Shift+Enter makes a new line.");
-    this.send.disabled = !mayAsk || !(this.prompt.value.trim() || this.images.length);
+    const { mayAsk, isConnecting, isBusy, hint } = this.state;
+    const early = this.isEarly && isConnecting ? "Goes as soon as the page is connected." : "";
+    write(hook(this.root, "hint"), this.problem || early || hint || "Enter sends, Shift+Enter makes a new line.");
+    this.send.disabled = !(mayAsk || isConnecting) || this.isEmpty;
     show(hook(this.root, "stop"), isBusy, () => this.prompt);
     show(this.send, !isBusy, () => this.prompt);
   }
