@@ -5,14 +5,14 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
-import environ
 import structlog
 from django.templatetags.static import static
 
 from accounts.masking import mask_event, mask_line
 from mhsite import home
+from mhsite.environment import Environment
 
-env = environ.Env()
+env = Environment()
 
 BASE_DIR = home.REPOSITORY
 MH_HOME: Path = home.home()
@@ -109,7 +109,7 @@ TEMPLATES = [
     },
 ]
 
-DATABASES = {"default": env.db_url("DATABASE_URL", default=f"sqlite:///{MH_HOME}/mh.sqlite3")}
+DATABASES = {"default": env.database("DATABASE_URL", f"sqlite:///{MH_HOME}/mh.sqlite3")}
 if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
     # Web and worker write at once: take the write lock at BEGIN, and wait for it instead of failing.
     DATABASES["default"]["OPTIONS"] = {
@@ -122,8 +122,8 @@ if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 #: Empty means the embedded Valkey on its unix socket.
+REDIS_URL: str = env.redis("REDIS_URL", f"unix://{home.broker_socket()}")
 MH_REDIS_EMBEDDED: bool = not env.str("REDIS_URL", "")
-REDIS_URL: str = env.str("REDIS_URL", "") or f"unix://{home.broker_socket()}"
 
 CHANNEL_LAYERS = {
     "default": {

@@ -20,5 +20,8 @@ for _name in (
     "MH_PORT",
 ):
     os.environ.pop(_name, None)
+# `mh test` runs the unit tests on a PostgreSQL server, too; SQLite is what a clone begins with.
+if _url := os.environ.get("MH_TEST_DATABASE_URL"):
+    os.environ["DATABASE_URL"] = _url
 os.environ["MH_HOME"] = _HOME
 os.environ["MH_NODE"] = "testnode"

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import typer
 
-from accounts.errors import MhError
+from accounts.errors import Invalid, MhError
 from mhsite.cli import (
     audit,
     backend,
@@ -85,10 +85,27 @@ def run(arguments: Sequence[str]) -> int:
     return status if isinstance(status, int) else 0
 
 
+def _outage(exc: Exception) -> MhError | None:
+    """Return what to say where a setting is wrong, or a service that settings name is away."""
+    from django.conf import settings
+    from django.core.exceptions import ImproperlyConfigured
+
+    if isinstance(exc, ImproperlyConfigured):
+        return Invalid(str(exc))
+    if not settings.configured:
+        return None
+    from mhsite.outages import outage
+
+    return outage(exc)
+
+
 def _unexpected(exc: Exception, *, as_json: bool) -> int:
     """Say what happened; wrong usage arrives here too, under ``--json``."""
     if os.environ.get("MH_DEBUG") == "1":
         raise exc
+    if told := _outage(exc):
+        print_error(told.body(""), as_json=as_json)
+        return _FAILED
     usage = getattr(exc, "exit_code", None) == _USAGE
     said = getattr(exc, "format_message", lambda: "")
     message = str(said()) if usage else f"{type(exc).__name__}: {exc}"

@@ -5,13 +5,15 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 import typer
 
 from accounts.errors import Unavailable
+from mhsite.cli import postgresql
 from mhsite.home import REPOSITORY
 
 #: pytest found nothing to run: no failure of a run that selects by marker.
@@ -22,6 +24,7 @@ TESTS: Final = REPOSITORY / "tests"
 E2E: Final = "tests/e2e"
 FAULTS: Final = "tests/backends/faults"
 _ENDS: Final = "not engine and not browser and not faults"
+_UNIT: Final = (f"--ignore={E2E}", f"--ignore={FAULTS}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,8 @@ class Part:
     #: Marker that each of its files spells out: only those are read, which takes a worker seconds each.
     spelt: str = ""
     more: tuple[str, ...] = ()
+    #: Whether they run on a PostgreSQL server of their own, which is what ``tests/isolation.py`` has them use.
+    on_postgresql: bool = False
 
     def arguments(self) -> tuple[str, ...]:
         """Return what pytest is called with; empty where no file has such tests."""
@@ -48,7 +53,11 @@ class Part:
 
 #: In this order. Tests of processes wait more than they compute: three workers for two cores.
 PARTS: Final = (
-    Part("unit", f"{_ENDS} and not process", 2, more=(f"--ignore={E2E}", f"--ignore={FAULTS}")),
+    Part("unit", f"{_ENDS} and not process", 2, more=_UNIT),
+    # All of them again: SQL that only one of the two understands is written easily.
+    Part(
+        "postgresql", f"{_ENDS} and not process and not sqlite", 2, more=_UNIT, on_postgresql=True
+    ),
     Part("processes", f"{_ENDS} and process", 3, "loadgroup", spelt="process"),
     # A sample of the kills and of the switches; all of them: mh test -m faults.
     Part("faults", "faults and not thorough and not engine", 3, "worksteal", more=(FAULTS,)),
@@ -82,12 +91,33 @@ def _run_all(*, quiet: bool) -> dict[str, int]:
     lines = [_line("install", time.monotonic() - began)]
     for part in PARTS:
         began = time.monotonic()
-        arguments = part.arguments()
-        status = _pytest(arguments, quiet=quiet, **FEWER) if arguments else NOTHING_COLLECTED
+        status = _run(part, quiet=quiet)
         results[part.name] = 0 if status == NOTHING_COLLECTED else status
         lines.append(_line(part.name, time.monotonic() - began, failed=bool(results[part.name])))
     typer.echo("\nSeconds of each part:\n" + "\n".join(lines), err=quiet)
     return results
+
+
+def _run(part: Part, *, quiet: bool) -> int:
+    arguments = part.arguments()
+    if not arguments:
+        return NOTHING_COLLECTED
+    try:
+        with _database(part) as database:
+            return _pytest(arguments, quiet=quiet, **FEWER, **database)
+    except Unavailable as exc:
+        typer.echo(f"The tests of {part.name} cannot run: {exc}", err=True)
+        return 1
+
+
+@contextmanager
+def _database(part: Part) -> Iterator[dict[str, str]]:
+    """Yield the environment that names the database of a part's tests; where it has none, SQLite serves."""
+    if not part.on_postgresql:
+        yield {}
+        return
+    with postgresql.server() as url:
+        yield {"MH_TEST_DATABASE_URL": url}
 
 
 def _line(name: str, seconds: float, *, failed: bool = False) -> str:
@@ -121,25 +151,27 @@ def _pytest(arguments: Sequence[str], *, quiet: bool, **defaults: str) -> int:
 
 
 def _install(*, quiet: bool) -> int:
-    """Install Chromium, vLLM and the demo model; each is needed by marked tests only."""
+    """Install Chromium, PostgreSQL, vLLM and the demo model; each is needed by some tests only."""
     if not any(shutil.which(name) for name in CHROMIUM):
-        _install_chromium()
+        _install_package("chromium", "The browser tests need Chromium")
+    if postgresql.programs() is None:
+        _install_package("postgresql", "The tests on PostgreSQL need a server of it")
     command = [sys.executable, "-m", "mhsite.cli", "vllm", "install"]
     return subprocess.call(command, cwd=REPOSITORY, stdout=sys.stderr if quiet else None)
 
 
-def _install_chromium() -> None:
+def _install_package(package: str, why: str) -> None:
     apt_get = shutil.which("apt-get")
     if os.geteuid() != 0 or apt_get is None:
         typer.echo(
-            "The browser tests need Chromium, and it can be installed only by root on Debian or "
-            "Ubuntu: apt-get install chromium. They are going to fail.",
+            f"{why}, and it can be installed only by root on Debian or Ubuntu: "
+            f"apt-get install {package}. They are going to fail.",
             err=True,
         )
         return
-    typer.echo("Installing Chromium for the browser tests…", err=True)
+    typer.echo(f"{why}; installing it…", err=True)
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["update"], ["install", "--yes", "--no-install-recommends", "chromium"]):
+    for command in (["update"], ["install", "--yes", "--no-install-recommends", package]):
         done = subprocess.run(
             [apt_get, "--quiet", *command], env=environment, capture_output=True, check=False
         )

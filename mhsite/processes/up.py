@@ -30,6 +30,7 @@ READY_SECONDS: Final = 120.0
 READY_EVERY: Final = 0.25
 #: Whose logs are shown; the broker's are for its own developers.
 SHOWN: Final = (WORKER, OBSERVER, WEB)
+_PORT_MAX: Final = 65535
 ON_EXIT: Final = ("stop", "keep")
 
 
@@ -46,14 +47,17 @@ def up(output: TextIO) -> None:
         output: where to say what happens, and to show the logs.
 
     Raises:
-        AlreadyRunning, PortInUse, Invalid: before anything is started.
+        AlreadyRunning, PortInUse, Invalid, Unavailable: before anything is started.
         NotReady: the processes did not come up; they are gone again.
     """
     from django.conf import settings
 
+    from mhsite.outages import services_check
+
     interrupts = Interrupts()
     with SiteLock() as lock:
         _check_settings()
+        services_check()
         address = addresses.claim(settings.MH_HOST, settings.MH_PORT)
         lock.announce(address.url)
         interrupts.install()
@@ -66,6 +70,9 @@ def _check_settings() -> None:
     if settings.MH_ASGI not in SERVERS:
         known = ", ".join(SERVERS)
         raise Invalid(f"MH_ASGI is {settings.MH_ASGI!r}; it may be: {known}.", param="MH_ASGI")
+    if not 0 <= settings.MH_PORT <= _PORT_MAX:
+        msg = f"MH_PORT is {settings.MH_PORT}; it may be 0 to {_PORT_MAX}."
+        raise Invalid(msg, param="MH_PORT")
     if settings.MH_ENGINES_ON_EXIT not in ON_EXIT:
         msg = f"MH_ENGINES_ON_EXIT is {settings.MH_ENGINES_ON_EXIT!r}; it may be: stop, keep."
         raise Invalid(msg, param="MH_ENGINES_ON_EXIT")

@@ -146,6 +146,7 @@ def test_what_was_read_is_known_until_the_next_commit_of_anybody(
     assert [look(), database.known(look)] == [2, 2]
 
 
+@pytest.mark.sqlite
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.usefixtures("pool")
 def test_what_is_written_apart_leaves_the_known_known_and_hides_nothing_of_others() -> None:
