@@ -75,6 +75,7 @@ def test_ratios_are_those_of_the_same_load() -> None:
         return {"loads": [{**row, "first_token_ms_p50": first, "first_token_ms_p99": first}]}
 
     found = {"direct": entry(0, 1.0), "nginx": entry(10, 1.5), "uvicorn": entry(25, 3.0)}
+    found["floor"] = entry(20, 2.0)
     bench_proxy.add_ratios(found)
     row = found["uvicorn"]["loads"][0]
     assert (row["of_nginx_flat"], row["of_nginx_busy"], row["of_nginx_paced"]) == (2.5, 2.5, 2.5)
@@ -85,6 +86,9 @@ def test_ratios_are_those_of_the_same_load() -> None:
         "/v1, busy: µs per token": True, "/v1, busy: of nginx": True,
         "/v1, paced: µs per token": False, "/v1, paced: of nginx": True,
     }  # fmt: skip
+    # What nobody could do in Python stands beside each, so that a target that is none can be told.
+    floors = {each["what"]: each["floor"] for each in bench_proxy.judged(found)}
+    assert (floors["/v1, flat: µs per token"], floors["/v1, paced: of nginx"]) == (20, 2.0)
 
 
 def test_cpu_time_is_that_of_a_process_and_those_below_it() -> None:
