@@ -64,11 +64,15 @@ class Flow:
         self._tell = tell
         self._under_way: set[Flows] = set()
         self._ended: deque[Progress] = deque(maxlen=_ENDED_MAX)
+        #: Whether there is anything to look at: a process without requests is not woken.
+        self._some = threading.Event()
         self._thread: threading.Thread | None = None
 
     def begun(self, request: Flows) -> None:
         """Follow a request."""
         self._under_way.add(request)
+        if not self._some.is_set():
+            self._some.set()
 
     def ended(self, request: Flows) -> None:
         """Look at a request for the last time."""
@@ -83,18 +87,22 @@ class Flow:
             self._tell(added)
 
     def start(self) -> None:
-        """Look once a second, from now on."""
+        """Look once a second, from now on, while there are requests."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="flow", daemon=True)
             self._thread.start()
 
     def _run(self) -> None:
         while True:
+            self._some.wait()
+            self._some.clear()
             time.sleep(EVERY)
             try:
                 self.look()
             except Exception:  # the boundary of a thread: charts must go on
                 logger.exception("What flows could not be told once")
+            if self._under_way:
+                self._some.set()
 
 
 def _sums(requests: Iterable[Progress]) -> dict[str, dict[str, float]]:

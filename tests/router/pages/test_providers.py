@@ -15,7 +15,8 @@ pytestmark = pytest.mark.django_db
 PAGE = "/admin/router/providers/"
 FORM = f"{PAGE}account/"
 NEW = f"{FORM}?kind=openai"
-KEY = "sk-never-to-be-seen-1234567890"
+#: Its end is looked for on whole pages, which are full of digits.
+KEY = "sk-never-to-be-seen-QvKxZpWj"
 TYPED = {
     "kind": "openai",
     "name": "openrouter",

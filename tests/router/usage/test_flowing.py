@@ -1,6 +1,7 @@
 """What requests add to their backends is told as it comes, and in the end it is what the engine counted."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 
 import pytest
 
@@ -91,3 +92,41 @@ def test_what_a_cloud_answers_and_what_is_refused_is_nobodys(flow: Flow, told: T
     Meter(actor=ACTOR, kind="chat", begin=0.0).end()
     flow.look()
     assert told.times == 0
+
+
+def test_it_looks_while_there_are_requests_and_sleeps_without(
+    flow: Flow, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[float] = []
+    look = flow.look
+
+    def counted() -> None:
+        looks.append(time.monotonic())
+        look()
+
+    def until(wanted: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 10
+        while not wanted():
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+
+    monkeypatch.setattr(flowing, "EVERY", 0.01)
+    monkeypatch.setattr(flow, "look", counted)
+    flow.start()
+    time.sleep(0.1)
+    assert looks == []
+    for tokens in (3, 7):
+        with measured() as request:
+            request.piece()
+            seen = len(looks)
+            # It goes on looking, although nothing begins or ends.
+            until(lambda seen=seen: len(looks) > seen + 3)  # type: ignore[misc]
+            request.tokens({"prompt_tokens": 1, "completion_tokens": tokens})
+            request.done()
+        until(lambda: told.sums["ollama"]["tokens"] in {3, 10})
+    assert told.sums["ollama"]["tokens"] == 10
+    # The last look that was due, at most one more, and then none.
+    time.sleep(0.1)
+    seen = len(looks)
+    time.sleep(0.1)
+    assert len(looks) == seen
