@@ -57,8 +57,8 @@ def up(output: TextIO) -> None:
     interrupts = Interrupts()
     with SiteLock() as lock:
         _check_settings()
-        services_check()
         address = addresses.claim(settings.MH_HOST, settings.MH_PORT)
+        services_check()
         lock.announce(address.url)
         interrupts.install()
         Site(address, interrupts, Console(output)).run()
