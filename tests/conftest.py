@@ -1,5 +1,6 @@
 """Fixtures every test can use."""
 
+import os
 import re
 import subprocess
 import sys
@@ -29,8 +30,15 @@ sys.path.insert(0, str(Path(__file__).parent / "fakes" / "plugin"))
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fail where a file does not spell out the marker by which `mh test` finds it for one of its parts."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Fail where a file does not spell out the marker by which `mh test` finds it for one of its parts.
+
+    On a database that was named, only those run that use one: the others say nothing of it.
+    """
+    if os.environ.get("MH_TEST_DATABASE_URL"):
+        without = [item for item in items if not _uses_database(item)]
+        config.hook.pytest_deselected(items=without)
+        items[:] = [item for item in items if _uses_database(item)]
     texts: dict[Path, str] = {}
     for item in items:
         for marker in {part.spelt for part in PARTS if part.spelt}:
@@ -39,6 +47,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 if f"mark.{marker}" not in text:
                     msg = f"{item.path} has {marker} tests and never says mark.{marker}"
                     raise pytest.UsageError(msg)
+
+
+def _uses_database(item: pytest.Item) -> bool:
+    return item.get_closest_marker("django_db") is not None or not {
+        "db",
+        "transactional_db",
+    }.isdisjoint(getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(scope="session")

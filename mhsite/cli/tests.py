@@ -54,7 +54,7 @@ class Part:
 #: In this order. Tests of processes wait more than they compute: three workers for two cores.
 PARTS: Final = (
     Part("unit", f"{_ENDS} and not process", 2, more=_UNIT),
-    # All of them again: SQL that only one of the two understands is written easily.
+    # Those that use a database, again: SQL that only one of the two understands is written easily.
     Part(
         "postgresql", f"{_ENDS} and not process and not sqlite", 2, more=_UNIT, on_postgresql=True
     ),
