@@ -1,4 +1,4 @@
-"""Who listens on a TCP port of this machine: read from ``/proc``, never by connecting."""
+"""Who listens on a TCP port of this machine: read from ``/proc``, never by connecting. And a port that nobody has."""
 
 import contextlib
 import errno
@@ -35,6 +35,13 @@ def port_holder(port: int, host: str) -> str | None:
         if inodes & sockets([pid]):
             return f"pid {pid} ({_name(pid)})"
     return "another process"
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nobody listens on now; somebody else may be faster."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _name(pid: int) -> str:

@@ -26,8 +26,9 @@ import httpx
 import psutil
 from websockets.sync.client import connect
 
+from backends.ports import free_port
 from benchmarks.load import table
-from benchmarks.site import call, free_port, up
+from benchmarks.site import call, up
 
 ROUNDS = int(os.environ.get("MH_BENCH_ROUNDS", "5"))
 MODEL = "SmolLM2-135M-Instruct"

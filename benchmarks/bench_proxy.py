@@ -297,7 +297,7 @@ class Verdict:
     server: str
     value: float
     target: float
-    #: What the least that an ASGI application can do reached: a target below it is none for Python.
+    #: What the least that an ASGI application can do reached.
     floor: float | None = None
 
     def fields(self) -> dict[str, Any]:

@@ -16,8 +16,9 @@ import httpx
 import psutil
 import uv
 
+from backends.ports import free_port
 from benchmarks.engine import MODEL
-from benchmarks.site import ROOT, free_port
+from benchmarks.site import ROOT
 from mhsite import home
 
 LOCKS = Path(__file__).parent / "locks"

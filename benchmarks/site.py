@@ -18,6 +18,8 @@ from pathlib import Path
 
 import psutil
 
+from backends.ports import free_port
+
 ROOT = Path(__file__).resolve().parent.parent
 PLUGIN = ROOT / "tests" / "fakes" / "plugin"
 READY_SECONDS = 120
@@ -42,12 +44,6 @@ class Site:
         """CPU time the web server has used so far, with that of its own processes."""
         family = [self.web, *self.web.children(recursive=True)]
         return sum(sum(process.cpu_times()[:2]) for process in family)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -23,7 +23,9 @@ def services_check() -> None:
         if not settings.MH_REDIS_EMBEDDED:
             _broker_check()
     except (OperationalError, redis.RedisError) as exc:
-        raise (outage(exc) or exc) from exc
+        if told := outage(exc):
+            raise told from exc
+        raise
 
 
 def outage(exc: Exception) -> MhError | None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,16 +57,13 @@ def _uses_database(item: pytest.Item) -> bool:
     }.isdisjoint(getattr(item, "fixturenames", ()))
 
 
-@pytest.fixture(scope="session")
-def broker() -> Iterator[str]:
-    """A real Valkey on the socket the settings name."""
-    socket = home.broker_socket()
-    socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+@contextmanager
+def valkey(url: str, *arguments: str) -> Iterator[None]:
+    """Run a Valkey that is started with ``arguments`` and then answers at ``url``."""
     process = subprocess.Popen(
-        [str(get_binary_path()), "--port", "0", "--unixsocket", str(socket), "--save", ""],
-        stdout=subprocess.DEVNULL,
+        [str(get_binary_path()), *arguments, "--save", ""], stdout=subprocess.DEVNULL
     )
-    client = redis.Redis.from_url(settings.REDIS_URL)
+    client = redis.Redis.from_url(url)
     deadline = time.monotonic() + 10
     while True:
         try:
@@ -74,9 +72,18 @@ def broker() -> Iterator[str]:
         except redis.ConnectionError:
             assert time.monotonic() < deadline, "the broker did not start"
             time.sleep(0.02)
-    yield settings.REDIS_URL
+    yield
     process.terminate()
     process.wait(10)
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[str]:
+    """A real Valkey on the socket the settings name."""
+    socket = home.broker_socket()
+    socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with valkey(settings.REDIS_URL, "--port", "0", "--unixsocket", str(socket)):
+        yield settings.REDIS_URL
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def test_ratios_are_those_of_the_same_load() -> None:
         "/v1, busy: µs per token": True, "/v1, busy: of nginx": True,
         "/v1, paced: µs per token": False, "/v1, paced: of nginx": True,
     }  # fmt: skip
-    # What nobody could do in Python stands beside each, so that a target that is none can be told.
+    # What the least that an ASGI application can do costs stands beside each.
     floors = {each["what"]: each["floor"] for each in bench_proxy.judged(found)}
     assert (floors["/v1, flat: µs per token"], floors["/v1, paced: of nginx"]) == (20, 2.0)
 

@@ -1,7 +1,6 @@
 """A server of the engine that can be asked about its models: the one that runs, else one for the moment."""
 
 import contextlib
-import socket
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -14,6 +13,7 @@ from backends import selectors, supervisor
 from backends.engines.base import Engine, Target
 from backends.errors import BackendNotRunning
 from backends.models import Backend, Lane, Operation, OperationState
+from backends.ports import free_port
 
 POLL_SECONDS: Final = 0.05
 _PROBE_TIMEOUT: Final = 2.0
@@ -98,7 +98,7 @@ def _for_the_moment(
 ) -> Iterator[Target]:
     clear_away(backend)
     try:
-        launch = engine.library_launch(selectors.backend_options(backend), _free_port())
+        launch = engine.library_launch(selectors.backend_options(backend), free_port())
     except NotImplementedError as exc:
         msg = f"{engine.title} does not run. Start it first: mh {backend.name} start"
         raise BackendNotRunning(msg) from exc
@@ -128,9 +128,3 @@ def _did_not_start(
         f"{engine.title} does not run, and could not be started for this alone{why} Start it first: "
         f"mh {backend.name} start"
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

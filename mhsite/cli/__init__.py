@@ -85,7 +85,7 @@ def run(arguments: Sequence[str]) -> int:
     return status if isinstance(status, int) else 0
 
 
-def _outage(exc: Exception) -> MhError | None:
+def _told(exc: Exception) -> MhError | None:
     """Return what to say where a setting is wrong, or a service that settings name is away."""
     from django.conf import settings
     from django.core.exceptions import ImproperlyConfigured
@@ -103,7 +103,7 @@ def _unexpected(exc: Exception, *, as_json: bool) -> int:
     """Say what happened; wrong usage arrives here too, under ``--json``."""
     if os.environ.get("MH_DEBUG") == "1":
         raise exc
-    if told := _outage(exc):
+    if told := _told(exc):
         print_error(told.body(""), as_json=as_json)
         return _FAILED
     usage = getattr(exc, "exit_code", None) == _USAGE

@@ -3,7 +3,6 @@
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from accounts.errors import Unavailable
+from backends.ports import free_port
 
 #: Where Debian keeps what is not for everybody's path.
 _DEBIAN: Final = Path("/usr/lib/postgresql")
@@ -46,7 +46,7 @@ def server() -> Iterator[str]:
         place = Path(name)
         if account:
             shutil.chown(place, **account)
-        password, port = secrets.token_hex(16), _free_port()
+        password, port = secrets.token_hex(16), free_port()
         _create(folder, place, password, account)
         listening = [*("-c", "listen_addresses=127.0.0.1"), "-p", str(port), "-k", str(place)]
         command = [str(folder / "postgres"), "-D", str(place / "data"), *listening]
@@ -85,9 +85,3 @@ def _wait(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
             return
         time.sleep(0.05)
     raise Unavailable(f"PostgreSQL did not come up on port {port}: {log.read_text()[-500:]}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import websockets
 
+from backends.ports import free_port
+
 pytestmark = pytest.mark.process
 ROOT = Path(__file__).parents[2]
 APPLICATION = "mhsite.asgi:application"
@@ -49,13 +51,6 @@ def ports(tmp_path_factory: pytest.TempPathFactory, broker: str) -> Iterator[dic
             process.terminate()
         for process in processes:
             process.wait(20)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def wait_for(port: int) -> None:

@@ -1,6 +1,5 @@
 """A backend that runs the fake engine: real processes under the real keeper."""
 
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from backends import selectors, standby, supervisor
 from backends.engines import registry
 from backends.models import Backend, Operation
 from backends.operations.runner import run_operations
+from backends.ports import free_port
 from tests.backends.foreign import foreign, systemd
 from tests.backends.nvml import nvml
 from tests.fakes import fake_ollama
@@ -24,12 +24,6 @@ from tests.fakes.fake_hub import MODEL, FakeHub
 #: Fixtures of other modules.
 __all__ = ["foreign", "nvml", "systemd"]
 OLLAMA_MODEL = "smollm2:135m"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @dataclass

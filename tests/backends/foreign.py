@@ -20,6 +20,7 @@ MODEL = "smollm2:135m"
 #: Stands in for ``systemctl``: one unit per file of its folder, started and stopped for real.
 _SYSTEMCTL = """#!{python}
 import json, os, signal, subprocess, sys, time
+from backends.ports import free_port
 folder = {folder!r}
 words = [word for word in sys.argv[1:] if not word.startswith("-")]
 flags = [word for word in sys.argv[1:] if word.startswith("-")]
@@ -59,12 +60,6 @@ if verb == "stop" and unit["pid"]:
     unit["pid"] = 0
 json.dump(unit, open(path, "w"))
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Foreign:

@@ -26,6 +26,7 @@ from backends.lifecycle import State
 from backends.models import Backend, Operation
 from backends.observer import Observer
 from backends.operations.runner import run_operations
+from backends.ports import free_port
 from backends.request_leases import request_lease
 from mhsite.processes import engines as site_engines
 from router.schemas import ChatRequest
@@ -35,7 +36,6 @@ from tests.backends.foreign import (
     MODEL,
     Foreign,
     Systemd,
-    free_port,
     is_listening,
     lives,
     until,

@@ -19,10 +19,11 @@ from backends.errors import EngineNotInstalled, InvalidOptions
 from backends.lifecycle import State
 from backends.models import Backend, Operation
 from backends.observer import Observer
+from backends.ports import free_port
 from mhsite import cli
 from mhsite.processes import boot
 from tests.backends.conftest import FakeBackend
-from tests.backends.foreign import Foreign, free_port
+from tests.backends.foreign import Foreign
 
 Make = Callable[..., Backend]
 

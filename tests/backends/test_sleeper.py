@@ -14,7 +14,8 @@ from backends.errors import StopFailed
 from backends.lifecycle import State
 from backends.models import Backend, Operation, OperationState
 from backends.operations.runner import run_operations
-from tests.backends.conftest import FakeBackend, free_port
+from backends.ports import free_port
+from tests.backends.conftest import FakeBackend
 
 pytestmark = pytest.mark.process
 Make = Callable[..., FakeBackend]

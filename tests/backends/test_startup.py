@@ -14,8 +14,9 @@ from backends import booting, bus, selectors, services, supervisor
 from backends.booting import Startup
 from backends.lifecycle import State
 from backends.models import Backend, Operation, Switchboard
+from backends.ports import free_port
 from tests.backends.conftest import FakeBackend
-from tests.backends.foreign import Foreign, free_port
+from tests.backends.foreign import Foreign
 
 pytestmark = pytest.mark.process
 Make = Callable[..., FakeBackend]

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from backends.ports import free_port
 from tests.backends.engines.conftest import CONFIG, safetensors
-from tests.backends.faults.whole_site import NVML, WholeSite, free_port, whole_site
+from tests.backends.faults.whole_site import NVML, WholeSite, whole_site
 from tests.fakes import fake_ollama
 
 VLLM_MODEL, OTHER_VLLM_MODEL = "tiny-llama", "tiny-qwen"

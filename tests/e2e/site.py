@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from typing import Any
 import httpx
 import psutil
 
+from backends.ports import free_port
 from mhsite.home import REPOSITORY
 
 OWNER = "owner"
@@ -34,12 +34,6 @@ def artifacts() -> Path:
     folder = REPOSITORY / "artifacts"
     folder.mkdir(exist_ok=True)
     return folder
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(question: Callable[[], Any], *, seconds: float, what: str, every: float = 0.05) -> Any:

@@ -15,9 +15,10 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from backends.ports import free_port
 from mhsite.home import REPOSITORY
 from tests.e2e.browsing import WIDE, shoot
-from tests.e2e.site import free_port, wait_for
+from tests.e2e.site import wait_for
 
 pytestmark = pytest.mark.browser
 

@@ -13,10 +13,11 @@ from django.conf import settings
 
 from backends import selectors, supervisor
 from backends.models import Backend
+from backends.ports import free_port
 from mhsite import cli
 from mhsite.processes import boot
 from tests.fakes import fake_ollama
-from tests.mhsite.test_up import free_port, until
+from tests.mhsite.test_up import until
 
 pytestmark = pytest.mark.process
 MODEL = "smollm2:135m"

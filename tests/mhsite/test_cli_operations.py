@@ -13,9 +13,10 @@ from django.conf import settings
 from backends import selectors, supervisor
 from backends.engines import registry
 from backends.models import Backend, Operation
+from backends.ports import free_port
 from mhsite import cli
 from mhsite.processes import boot
-from tests.mhsite.test_up import free_port, until
+from tests.mhsite.test_up import until
 
 
 @pytest.fixture

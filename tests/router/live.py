@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -22,15 +21,11 @@ from typing import Any, Final
 
 import httpx
 
+from backends.ports import free_port
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 FAKE = REPOSITORY / "tests" / "fakes" / "fake_vllm.py"
 MODEL = "fake-model"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until(check: Callable[[], object], *, seconds: float = 20.0, what: str = "it") -> Any:

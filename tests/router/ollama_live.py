@@ -13,8 +13,9 @@ from typing import Any
 
 import httpx
 
+from backends.ports import free_port
 from tests.fakes import fake_ollama
-from tests.router.live import Site, free_port, wait_until
+from tests.router.live import Site, wait_until
 
 OLLAMA_MODEL = "smollm2:135m"
 #: An entry that pins the context, and one that names a model Ollama has not.

@@ -12,9 +12,10 @@ import httpx
 import pytest
 from websockets.sync.client import connect
 
+from backends.ports import free_port
 from tests.backends.faults.table import fault
 from tests.fakes.cloud import WORDS
-from tests.router.live import REPOSITORY, Site, free_port, wait_until
+from tests.router.live import REPOSITORY, Site, wait_until
 from tests.router.test_live_http import FRANCE, events
 
 pytestmark = pytest.mark.process

@@ -17,7 +17,8 @@ from pydantic import BaseModel
 
 from backends.engines.base import Target
 from backends.engines.vllm import places
-from tests.backends.engines.vllm.test_vllm_real import ENGINE, end, free_port, wait_until_ready
+from backends.ports import free_port
+from tests.backends.engines.vllm.test_vllm_real import ENGINE, end, wait_until_ready
 from tests.router.live import Site, live_site, wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]

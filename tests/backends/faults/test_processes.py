@@ -20,7 +20,8 @@ from backends import keeper, ports, selectors, services, supervisor
 from backends.lifecycle import State
 from backends.models import Operation, OperationState
 from backends.observer import Observer
-from tests.backends.conftest import FakeBackend, free_port
+from backends.ports import free_port
+from tests.backends.conftest import FakeBackend
 from tests.backends.faults.table import fault
 from tests.backends.test_operations import ask, ended, wait_for
 from tests.fakes.engines.harness import Yard, yard

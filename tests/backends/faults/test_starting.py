@@ -21,7 +21,8 @@ from accounts.models import User
 from backends import ports, services
 from backends.lifecycle import State
 from backends.models import Backend, Operation, OperationState
-from tests.backends.conftest import FakeBackend, free_port
+from backends.ports import free_port
+from tests.backends.conftest import FakeBackend
 from tests.backends.faults.table import fault
 from tests.backends.test_operations import ask, ended, wait_for
 from tests.backends.test_switch import chat

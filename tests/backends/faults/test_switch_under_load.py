@@ -8,8 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
+from backends.ports import free_port
 from tests.backends.faults.load import Clients, Report
-from tests.backends.faults.whole_site import BACKENDS, WholeSite, free_port, whole_site
+from tests.backends.faults.whole_site import BACKENDS, WholeSite, whole_site
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(1200)]
 

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ import httpx
 import psutil
 
 from backends import keeper, ports
+from backends.ports import free_port
 from mhsite.home import REPOSITORY
 
 PLUGINS = [REPOSITORY / "tests" / "fakes" / name for name in ("plugin", "two_engines")]
@@ -38,12 +38,6 @@ BACKENDS = ("left", "right")
 NOT_INHERITED = ("MH_HOME", "MH_NODE", "DJANGO_SETTINGS_MODULE", "PYTHONPATH", "REDIS_URL")
 PARTS = ("broker", "worker", "observer", "web")
 START_SECONDS = 90.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def until(question: Callable[[], Any], seconds: float, what: str, every: float = 0.05) -> Any:

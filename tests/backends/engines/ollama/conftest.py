@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -17,17 +16,12 @@ import psutil
 import pytest
 
 from backends.engines.base import Target
+from backends.ports import free_port
 from tests.fakes import fake_ollama
 
 FAKE = Path(fake_ollama.__file__)
 MODEL = "smollm2:135m"
 TIMEOUT = 20.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def until(condition: Callable[[], Any], seconds: float = TIMEOUT) -> Any:

@@ -18,13 +18,13 @@ import pytest
 from backends import supervisor
 from backends.engines.base import Launch, Target
 from backends.engines.ollama import OllamaEngine, OllamaOptions, running
+from backends.ports import free_port
 from tests.backends.engines.ollama.conftest import (
     FAKE,
     MODEL,
     TIMEOUT,
     Serve,
     Server,
-    free_port,
     lives,
     until,
 )

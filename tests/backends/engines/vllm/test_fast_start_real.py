@@ -13,8 +13,9 @@ from accounts.actors import Actor
 from backends import keeper, selectors, standby, supervisor
 from backends.engines.vllm import VllmEngine, places
 from backends.models import Backend, Operation, OperationState
+from backends.ports import free_port
 from backends.standby import Phase
-from tests.backends.conftest import FakeBackend, free_port
+from tests.backends.conftest import FakeBackend
 from tests.backends.test_operations import wait_for
 from tests.backends.test_standby import answers, begun, processes, running, start, stop
 

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import pytest
 
 from backends.engines.base import Launch, Progress, Target
 from backends.engines.vllm import VllmEngine, places
+from backends.ports import free_port
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
@@ -29,12 +29,6 @@ class Running:
     target: Target
     log: Path
     stages: list[Progress]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
